@@ -1,0 +1,74 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Measures a classifier on images: top-1, and how close it stays to a reference model."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from optimum_mixq.data import Batch
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores over `images` images; None where labels or a reference were missing."""
+
+    images: int
+    accuracy: float | None  # share of images whose prediction is the label
+    agreement: float | None  # share of images whose prediction is the reference's
+    kl: float | None  # mean over images of KL(reference || model), in nats
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """Return the 95 % Wilson interval of the accuracy (Wilson 1927).
+
+        >>> low, high = Evaluation(1000, 0.91, None, None).accuracy_interval
+        >>> round(low, 4), round(high, 4)
+        (0.8907, 0.9262)
+        """
+        if self.accuracy is None:
+            return None
+        z, n, p = 1.959964, self.images, self.accuracy
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+        return centre - half, centre + half
+
+
+def measure_logits(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor | None]:
+    """Return logits (N, classes) in float32 on the CPU, and labels (N,) or None, with the model in eval mode."""
+    was_training = model.training
+    model.eval()
+    logits, labels = [], []
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                outputs = model(pixel_values=batch.pixel_values.to(model.device))
+                logits.append(outputs.logits.float().cpu())
+                labels.append(batch.labels)
+    finally:
+        model.train(was_training)
+    if not logits:
+        raise ValueError("There are no images to evaluate on: the source is empty, or all of it served calibration.")
+    known = [part for part in labels if part is not None]
+    return torch.cat(logits), torch.cat(known) if len(known) == len(labels) else None
+
+
+def score(logits: Tensor, labels: Tensor | None, reference: Tensor | None = None) -> Evaluation:
+    """Return the scores of `logits` (N, classes) against labels (N,) and a reference's logits (N, classes)."""
+    predictions = logits.argmax(-1)
+    accuracy = None if labels is None else _accuracy(predictions, labels)
+    if reference is None:
+        return Evaluation(len(logits), accuracy, None, None)
+    agreement = _accuracy(predictions, reference.argmax(-1))
+    # KL(p || q) = sum_c p_c (log p_c - log q_c), p the reference
+    kl = F.kl_div(
+        logits.double().log_softmax(-1), reference.double().log_softmax(-1), log_target=True, reduction="sum"
+    )
+    return Evaluation(len(logits), accuracy, agreement, float(kl) / len(logits))
+
+
+def _accuracy(predictions: Tensor, references: Tensor) -> float:
+    return float((predictions == references).double().mean())

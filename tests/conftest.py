@@ -1,0 +1,100 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Small random models of each family, for tests of structure and arithmetic. Accuracy is for trained ones."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    PreTrainedModel,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+
+
+PLAIN = {
+    "image_size": 16,
+    "patch_size": 4,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "num_labels": 5,
+}
+WINDOWED = {
+    "image_size": 16,
+    "patch_size": 2,
+    "embed_dim": 12,
+    "depths": [2, 2],
+    "num_heads": [2, 2],
+    "window_size": 4,
+    "num_labels": 5,
+}
+
+
+def build_vit() -> PreTrainedModel:
+    return ViTForImageClassification(ViTConfig(**PLAIN))
+
+
+def build_deit() -> PreTrainedModel:
+    return DeiTForImageClassification(DeiTConfig(**PLAIN))
+
+
+def build_deit_with_teacher() -> PreTrainedModel:
+    return DeiTForImageClassificationWithTeacher(DeiTConfig(**PLAIN))
+
+
+def build_swin() -> PreTrainedModel:
+    return SwinForImageClassification(SwinConfig(**WINDOWED))
+
+
+def build_padded_swin() -> PreTrainedModel:
+    """Maps of 9 x 9 in windows of 4: zeros are padded between LayerNorm and attention, and before merging."""
+    return SwinForImageClassification(SwinConfig(**WINDOWED | {"image_size": 18}))
+
+
+BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
+    "vit": build_vit,
+    "deit": build_deit,
+    "deit_with_teacher": build_deit_with_teacher,
+    "swin": build_swin,
+    "padded_swin": build_padded_swin,
+}
+
+
+@pytest.fixture(params=sorted(BUILDERS))
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return make_model(request.param)
+
+
+@pytest.fixture
+def vit() -> PreTrainedModel:
+    return make_model("vit")
+
+
+@pytest.fixture
+def processor() -> ViTImageProcessorPil:
+    return ViTImageProcessorPil(size={"height": 16, "width": 16})
+
+
+def make_model(name: str) -> PreTrainedModel:
+    """Return a random model whose LayerNorms and biases are not the identity, so that folding them shows."""
+    torch.manual_seed(0)
+    model = BUILDERS[name]().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise * (0.3 if parameter.ndim == 1 else 0.1))
+    return model
+
+
+def random_pixels(model: PreTrainedModel, count: int = 4, seed: int = 2) -> torch.Tensor:
+    size = model.config.image_size
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,105 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Imports run one way: a module imports modules of lower rank only, or of its own rank where that is allowed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import optimum_mixq
+
+
+PACKAGE = Path(optimum_mixq.__file__).parent
+# docs/pipeline.md, "The rooms". Higher ranks import lower ones.
+RANKS = {
+    "config": 0,
+    "artifacts": 0,
+    "architectures": 0,
+    "data": 0,
+    "demo": 0,
+    "quant.grids": 1,
+    "quant.packing": 1,
+    "quant.kernels": 1,
+    "lrp.rules": 1,
+    "quant.observers": 2,
+    "quant.attention": 2,
+    "quant.layers": 2,
+    "lrp.propagation": 2,
+    "stages": 3,
+    "hub": 3,
+    "pipeline": 4,
+    "quantizer": 4,
+    "report": 5,
+    "cli": 5,
+}
+WITHIN_RANK = {
+    ("data", "architectures"),
+    ("artifacts", "architectures"),
+    ("config", "architectures"),
+    ("quant.layers", "quant.attention"),
+    ("quantizer", "pipeline"),
+    ("cli", "report"),
+}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if name != "__init__":
+            yield name, path
+
+
+def room(name):
+    return "stages" if name.startswith("stages.") else "demo" if name.startswith("demo") else name
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("optimum_mixq"):
+            base = node.module.removeprefix("optimum_mixq").lstrip(".")
+            known = {name for name, _ in modules()}
+            for alias in node.names:
+                joined = f"{base}.{alias.name}".lstrip(".")
+                yield joined if joined in known else base
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("optimum_mixq"):
+                    yield alias.name.removeprefix("optimum_mixq").lstrip(".")
+
+
+def test_imports_run_one_way():
+    wrong = []
+    for name, path in modules():
+        if name in ("stages", "quant", "lrp"):
+            assert not list(imported_modules(path)), f"{name}/__init__.py imports"
+            continue
+        for target in imported_modules(path):
+            importer, imported = room(name), room(target)
+            allowed = RANKS[imported] < RANKS[importer] or (importer, imported) in WITHIN_RANK
+            crosses = {importer.split(".")[0], imported.split(".")[0]} == {"quant", "lrp"}
+            if (not allowed or crosses) and name != target:
+                wrong.append(f"{name} imports {target}")
+    assert wrong == []
+
+
+def test_arithmetic_knows_neither_transformers_nor_other_rooms():
+    for name, path in modules():
+        if name.startswith(("quant.", "lrp.rules")):
+            assert "transformers" not in path.read_text().replace("transformers' ", ""), name
+
+
+def test_module_names_of_architectures_stand_in_one_file():
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "layernorm_before", "layernorm_after")
+    for name, path in modules():
+        if name != "architectures":
+            assert not any(word in path.read_text() for word in names), name
+
+
+def test_importing_the_package_loads_no_heavy_dependency_that_it_may_not_need():
+    heavy = ["datasets", "evaluate", "pulp", "highspy", "accelerate.accelerator", "matplotlib", "pandas"]
+    script = (
+        f"import transformers.modeling_utils, sys; a = set(sys.modules); import optimum_mixq; "
+        f"print([m for m in {heavy!r} if m in sys.modules and m not in a])"
+    )
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
