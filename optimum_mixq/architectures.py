@@ -23,7 +23,7 @@ class Unit:
 
     name: str  # "blocks.3.qkv"
     kind: UnitKind
-    modules: tuple[str, ...]  # module names of its linear layers; empty for the matmuls
+    modules: tuple[str, ...]  # module names of its linear layers (query, key, value in "qkv"); empty for the matmuls
     attention: str | None = None  # module name of the attention that runs this matmul
 
     @property
@@ -107,6 +107,17 @@ def expected_image_size(model: PreTrainedModel) -> tuple[int, int] | None:
         return None
     size = model.config.image_size
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def replace_module(model: PreTrainedModel, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the named one, in the same mode (training or evaluation)."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module.train(model.get_submodule(name).training))
+
+
+def attention_shape(attention: nn.Module) -> tuple[int, int]:
+    """Return the number of heads of an attention module, and their size."""
+    return attention.num_attention_heads, attention.head_dim
 
 
 @dataclass(frozen=True)

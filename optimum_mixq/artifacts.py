@@ -1,0 +1,87 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""What the stages hand to each other."""
+
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures import Architecture, describe
+
+
+SMALLEST_BITS, LARGEST_BITS = 2, 8
+PLAN_FORMAT = 1
+
+Bits = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BitPlan:
+    """The bits (weights, activations) of every unit, by unit name. Matmuls have two operands and no weight: there
+    both numbers are those of the operands."""
+
+    bits: dict[str, Bits]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        normal = {unit: _as_pair(width, unit) for unit, width in self.bits.items()}
+        object.__setattr__(self, "bits", normal)
+
+    @classmethod
+    def uniform(cls, model: PreTrainedModel, bits: int | Bits) -> "BitPlan":
+        """Return the plan that gives every unit the same bits: one number, or (weight bits, activation bits)."""
+        return cls({unit.name: _as_pair(bits, unit.name) for unit in describe(model).units}, {"kind": "uniform"})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "BitPlan":
+        """Read a plan that `save` wrote, or that a person wrote: {"bits": {unit: bits or [weight, activation]}}."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is no JSON ({error}). A plan looks like {{'bits': {{unit: bits}}}}.") from error
+        if not isinstance(content, dict) or not isinstance(content.get("bits"), dict):
+            raise ValueError(f"{path} has no 'bits'. A plan looks like {{'bits': {{'blocks.0.qkv': 4, ...}}}}.")
+        if content.get("format", PLAN_FORMAT) != PLAN_FORMAT:
+            raise ValueError(
+                f"{path} has plan format {content['format']}, this release reads {PLAN_FORMAT}: "
+                "upgrade optimum-mixq."
+            )
+        return cls(content["bits"], content.get("provenance", {}))
+
+    def save(self, path: str | Path) -> None:
+        content = {
+            "format": PLAN_FORMAT,
+            "bits": {unit: width[0] if width[0] == width[1] else list(width) for unit, width in self.bits.items()},
+            "provenance": self.provenance,
+        }
+        Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def check_fits(self, architecture: Architecture) -> None:
+        """Raise a ValueError if the plan's units are not the model's."""
+        expected = {unit.name for unit in architecture.units}
+        unknown, missing = sorted(set(self.bits) - expected), sorted(expected - set(self.bits))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], sorted(expected), n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"its units are {', '.join(sorted(expected)[:6])}..."
+            raise ValueError(f"The plan names the unit '{unknown[0]}', which the model does not have: {hint}")
+        if missing:
+            raise ValueError(
+                f"The plan says nothing about {len(missing)} units of the model ({', '.join(missing[:3])}...): "
+                "it belongs to another model. Start from BitPlan.uniform(model, 4)."
+            )
+
+
+def _as_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:
+    pair = (width, width) if isinstance(width, int) else tuple(width) if isinstance(width, (tuple, list)) else ()
+    if len(pair) != 2 or not all(
+        isinstance(bits, int) and not isinstance(bits, bool) and SMALLEST_BITS <= bits <= LARGEST_BITS for bits in pair
+    ):
+        raise ValueError(
+            f"Expected {SMALLEST_BITS} to {LARGEST_BITS} bits for '{unit}', as one number or (weight bits, activation "
+            f"bits), found {width!r}."
+        )
+    return pair[0], pair[1]
+

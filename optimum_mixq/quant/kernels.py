@@ -1,0 +1,85 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Integer matrix products: unsigned codes times a signed 8-bit operand, summed in int32, scaled per output.
+
+A kernel is prepared once per layer, when the layer is built or moved, and then called through one custom operator that
+`torch.compile` takes as it is. `choose_backend` says which one a device gets.
+"""
+
+import itertools
+import weakref
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+Backend = Literal["onednn", "int_mm", "float"]
+
+_handles = itertools.count()
+# torch.compile cannot trace oneDNN's opaque weights (torch 2.13), so graphs name a kernel by number.
+_kernels: "weakref.WeakValueDictionary[int, IntegerLinear]" = weakref.WeakValueDictionary()
+
+
+def choose_backend(device: torch.device) -> Backend:
+    """Return the fastest exact backend of a device."""
+    if device.type == "cuda":
+        return "int_mm"
+    if device.type == "cpu" and torch.backends.mkldnn.is_available() and _has_x86_int8():
+        return "onednn"
+    return "float"
+
+
+class IntegerLinear:
+    """y (N, O) = scale * (codes (N, C) @ operand^T (C, O)) + bias, for codes in 0..255 and an int8 operand (O, C)."""
+
+    def __init__(self, operand: Tensor, scale: Tensor, bias: Tensor, backend: Backend | None = None) -> None:
+        self.backend = backend or choose_backend(operand.device)
+        self.out_features = len(operand)
+        self.scale, self.bias = scale.float().contiguous(), bias.float().contiguous()
+        if self.backend == "onednn":
+            self.operand = torch.ops.onednn.qlinear_prepack(operand.contiguous(), None)
+            self.zero_points = torch.zeros(self.out_features, dtype=torch.int32)
+        elif self.backend == "int_mm":
+            # _int_mm takes signed operands: codes are shifted by 128, which adds 128 times the row sums.
+            self.operand = operand.t().contiguous()
+            self.bias = self.bias + 128 * self.scale * operand.float().sum(1)
+        else:
+            self.operand = operand.float()
+        self.handle = next(_handles)
+        _kernels[self.handle] = self
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Return float32 (..., O) from uint8 codes (..., C)."""
+        if torch.compiler.is_compiling():
+            return torch.ops.mixq.integer_linear(codes, self.handle, self.out_features)
+        return self.multiply(codes)
+
+    def multiply(self, codes: Tensor) -> Tensor:
+        if self.backend == "onednn":
+            return torch.ops.onednn.qlinear_pointwise(
+                codes, 1.0, 0, self.operand, self.scale, self.zero_points, self.bias, 1.0, 0, torch.float32,
+                "none", [], "",
+            )  # fmt: skip
+        if self.backend == "float":
+            return F.linear(codes.float(), self.operand) * self.scale + self.bias
+        rows = (codes.flatten(0, -2).to(torch.int16) - 128).to(torch.int8)
+        # CUDA's _int_mm wants more than 16 rows and multiples of 8 (torch 2.13).
+        padding = max(17 - len(rows), 0) if rows.is_cuda else 0
+        products = torch._int_mm(F.pad(rows, (0, 0, 0, padding)), self.operand)[: len(rows)]
+        return (products * self.scale + self.bias).view(*codes.shape[:-1], self.out_features)
+
+
+@torch.library.custom_op("mixq::integer_linear", mutates_args=())
+def _integer_linear(codes: Tensor, handle: int, out_features: int) -> Tensor:
+    return _kernels[handle].multiply(codes)
+
+
+@_integer_linear.register_fake
+def _(codes: Tensor, handle: int, out_features: int) -> Tensor:
+    return codes.new_empty((*codes.shape[:-1], out_features), dtype=torch.float32)
+
+
+def _has_x86_int8() -> bool:
+    # oneDNN runs u8 x s8 without overflow only with VNNI; older x86 sums pairs in int16, which saturates.
+    return bool(torch.cpu._is_vnni_supported())

@@ -1,0 +1,240 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Layers of packed codes: what is saved, shared and run.
+
+Scales are float16 kept as int16 bits, since `.to(dtype)` and checkpoint loaders cast floating buffers. What a forward
+needs is derived from the buffers by `prepare`: after loading, or at the first forward after a move.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
+from optimum_mixq.quant.kernels import IntegerLinear
+from optimum_mixq.quant.layers import Arithmetic, QuantConv2d, QuantLinear, integer_bias, integer_operand, layer_arithmetic
+from optimum_mixq.quant.packing import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
+
+
+class PackedLinear(nn.Module):
+    """A linear layer of packed codes that multiplies integers.
+
+    `weight` holds the packed codes, flat uint8, under the float weight's own key: who loads the file without this
+    package gets a size mismatch instead of random weights.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        weight_bits: int,
+        input_bits: int,
+        arithmetic: Arithmetic,
+        has_bias: bool,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight_bits, self.input_bits = weight_bits, input_bits
+        self.arithmetic = layer_arithmetic(arithmetic, weight_bits)
+        octets = packed_size(in_features * out_features, weight_bits)
+        self.register_buffer("weight", torch.zeros(octets, dtype=torch.uint8, device=device))
+        self.register_buffer("mixq_weight_scale", torch.zeros(out_features, dtype=torch.int16, device=device))
+        self.register_buffer("mixq_weight_zero_point", torch.zeros(out_features, dtype=torch.uint8, device=device))
+        self.register_buffer("mixq_input_scale", torch.zeros(in_features, dtype=torch.int16, device=device))
+        self.register_buffer("mixq_input_zero_point", torch.zeros(in_features, dtype=torch.int16, device=device))
+        bias = torch.zeros(out_features, device=device) if has_bias else None
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self._kernel: IntegerLinear | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def from_quant(cls, layer: QuantLinear) -> "PackedLinear":
+        """Return the packed layer that computes what `layer` computes."""
+        packed = cls(
+            layer.in_features, layer.out_features, layer.weight_bits, layer.input_bits, layer.arithmetic,
+            layer.bias is not None, layer.weight.device,
+        )  # fmt: skip
+        codes = quantize(layer.gridded_weight(), layer.weight_grid)
+        packed.weight.copy_(pack_codes(codes, layer.weight_bits))
+        packed.mixq_weight_scale.copy_(scale_to_int16(layer.mixq_weight_scale.flatten()))
+        packed.mixq_weight_zero_point.copy_(layer.mixq_weight_zero_point.flatten())
+        packed.mixq_input_scale.copy_(scale_to_int16(layer.mixq_input_scale))
+        packed.mixq_input_zero_point.copy_(layer.mixq_input_zero_point)
+        if packed.bias is not None and layer.bias is not None:
+            packed.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        packed.prepare()
+        return packed
+
+    @property
+    def weight_grid(self) -> UniformGrid:
+        scale, zero_point = int16_to_scale(self.mixq_weight_scale), self.mixq_weight_zero_point.float()
+        return UniformGrid(scale[:, None], zero_point[:, None], self.weight_bits)
+
+    @property
+    def input_grid(self) -> UniformGrid:
+        return UniformGrid(
+            int16_to_scale(self.mixq_input_scale), self.mixq_input_zero_point.float(), self.input_bits
+        )
+
+    def codes(self) -> Tensor:
+        """Return the weight's codes (O, C), uint8."""
+        flat = unpack_codes(self.weight, self.weight_bits, self.out_features * self.in_features)
+        return flat.view(self.out_features, self.in_features)
+
+    def dequantized_weight(self) -> Tensor:
+        """Return the float weight (O, C) that a float layer would need to do the same to a dequantized input."""
+        operand, scale = self._operand()
+        return operand * scale / int16_to_scale(self.mixq_input_scale)
+
+    @torch.no_grad()
+    def to_float(self) -> nn.Linear:
+        """Return the float layer with the dequantized weight; it rounds its input no more."""
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device=self.weight.device)
+        linear.weight.copy_(self.dequantized_weight())
+        if self.bias is not None:
+            linear.bias.copy_(self.bias)
+        return linear
+
+    def _operand(self) -> tuple[Tensor, Tensor]:
+        """Return the integers (O, C) that the input's codes are multiplied with, as floats, and their scale (O, 1)."""
+        return integer_operand(
+            self.codes(), self.weight_grid, int16_to_scale(self.mixq_input_scale), self.arithmetic
+        )
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Build the integer kernel from the buffers. Loading calls it; after a move the next forward does."""
+        operand, scale = self._operand()
+        bias = integer_bias(operand, scale, self.mixq_input_zero_point, self.bias)
+        self._kernel = IntegerLinear(operand.to(torch.int8), scale[:, 0], bias)
+        grid = self.input_grid
+        self._multiplier, self._offset = 1 / grid.scale, grid.zero_point + 0.5
+
+    def quantize_input(self, input: Tensor) -> Tensor:
+        """Return the input's codes, uint8: the same arithmetic as `grids.quantize`, in fewer passes over memory."""
+        shifted = torch.addcmul(self._offset, input.float(), self._multiplier)
+        # Conversion to integers truncates, which is the floor of what is not negative.
+        return shifted.clamp_(0, 2**self.input_bits - 1).to(torch.uint8)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self._kernel is None:
+            self.prepare()
+        assert self._kernel is not None
+        return self._kernel(self.quantize_input(input)).to(input.dtype)
+
+    def __deepcopy__(self, memo: dict) -> "PackedLinear":
+        copied = PackedLinear(
+            self.in_features, self.out_features, self.weight_bits, self.input_bits, self.arithmetic,
+            self.bias is not None, self.weight.device,
+        )  # fmt: skip
+        memo[id(self)] = copied
+        copied.load_state_dict(self.state_dict())
+        if copied.bias is not None and self.bias is not None:
+            copied.bias.data = self.bias.data.clone()  # keeps its dtype
+        return copied.train(self.training)
+
+    def __getstate__(self) -> dict:
+        # oneDNN's opaque weight cannot be pickled; it is built again from the buffers.
+        return {**self.__dict__, "_kernel": None}
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self._kernel = None
+        return self
+
+    def _load_from_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        super()._load_from_state_dict(*args, **kwargs)
+        self._kernel = None
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, W{self.weight_bits}"
+            f"A{self.input_bits}, {self.arithmetic}"
+        )
+
+
+class PackedConv2d(nn.Module):
+    """A patch embedding of packed codes, dequantized once: it is under one percent of a model's arithmetic.
+
+    ViT and DeiT read `weight.dtype` and cast pixels to it (transformers 5.9 to 5.23), so the codes lie in
+    `mixq_codes` here, and `weight` is the dequantized weight.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        weight_bits: int,
+        input_bits: int,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.stride = tuple(shape), tuple(stride)
+        self.weight_bits, self.input_bits = weight_bits, input_bits
+        octets = packed_size(torch.Size(shape).numel(), weight_bits)
+        self.register_buffer("mixq_codes", torch.zeros(octets, dtype=torch.uint8, device=device))
+        self.register_buffer("mixq_weight_scale", torch.zeros(shape[0], dtype=torch.int16, device=device))
+        self.register_buffer("mixq_weight_zero_point", torch.zeros(shape[0], dtype=torch.uint8, device=device))
+        self.register_buffer("mixq_input_scale", torch.zeros(shape[1], dtype=torch.int16, device=device))
+        self.register_buffer("mixq_input_zero_point", torch.zeros(shape[1], dtype=torch.int16, device=device))
+        self.bias = nn.Parameter(torch.zeros(shape[0], device=device), requires_grad=False)
+        self._weight: Tensor | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def from_quant(cls, layer: QuantConv2d) -> "PackedConv2d":
+        """Return the packed layer that computes what `layer` computes."""
+        packed = cls(
+            layer.weight.shape, layer.stride, layer.weight_bits, layer.input_bits, device=layer.weight.device
+        )
+        packed.mixq_codes.copy_(pack_codes(quantize(layer.weight.flatten(1), layer.weight_grid), layer.weight_bits))
+        packed.mixq_weight_scale.copy_(scale_to_int16(layer.mixq_weight_scale.flatten()))
+        packed.mixq_weight_zero_point.copy_(layer.mixq_weight_zero_point.flatten())
+        packed.mixq_input_scale.copy_(scale_to_int16(layer.mixq_input_scale.flatten()))
+        packed.mixq_input_zero_point.copy_(layer.mixq_input_zero_point.flatten())
+        packed.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        packed.prepare()
+        return packed
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the dequantized weight (O, C, height, width), in the dtype of the bias."""
+        if self._weight is None:
+            if self.mixq_codes.is_meta:
+                return self.bias
+            self.prepare()
+        assert self._weight is not None
+        return self._weight
+
+    @torch.no_grad()
+    def to_float(self) -> nn.Conv2d:
+        """Return the float layer with the dequantized weight; it rounds its input no more."""
+        outputs, inputs, *kernel = self.shape
+        convolution = nn.Conv2d(inputs, outputs, tuple(kernel), self.stride, device=self.mixq_codes.device)
+        convolution.weight.copy_(self.weight)
+        convolution.bias.copy_(self.bias)
+        return convolution
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        scale, zero_point = int16_to_scale(self.mixq_weight_scale), self.mixq_weight_zero_point.float()
+        codes = unpack_codes(self.mixq_codes, self.weight_bits, torch.Size(self.shape).numel())
+        grid = UniformGrid(scale[:, None], zero_point[:, None], self.weight_bits)
+        self._weight = dequantize(codes.view(self.shape[0], -1), grid).view(self.shape).to(self.bias.dtype)
+        input_scale = int16_to_scale(self.mixq_input_scale).view(-1, 1, 1)
+        self._input_grid = UniformGrid(
+            input_scale, self.mixq_input_zero_point.float().view(-1, 1, 1), self.input_bits
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight
+        return F.conv2d(fake_quantize(input, self._input_grid), weight, self.bias, self.stride)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self._weight = None
+        return self
+
+    def _load_from_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        super()._load_from_state_dict(*args, **kwargs)
+        self._weight = None

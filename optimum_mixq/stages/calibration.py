@@ -1,0 +1,294 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Gives every layer its grids and its rounded weight, block after block, from a few dozen images.
+
+Each unit is calibrated on what the already quantized part of the model really feeds it, and its weight is moved and
+rounded so that its output comes back to that of the float model. The result computes with fake quantization; packing
+turns it into integers.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from optimum_mixq.architectures import Architecture, Block, NormReaders, Unit, attention_shape, describe, replace_module
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
+from optimum_mixq.quant.attention import AttentionQuantizer
+from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite
+from optimum_mixq.quant.layers import QuantConv2d, QuantLinear, layer_arithmetic
+from optimum_mixq.quant.observers import RowObserver, minmax_grid, searched_grid, searched_weight_grid
+from optimum_mixq.quant.rounding import MomentAccumulator, correct_weight, round_compensated
+from optimum_mixq.replay import BlockCall, captured_inputs, captured_outputs, inputs_of, record_calls, record_hidden, run_block
+from optimum_mixq.stages.reparameterization import clip_grid, fold
+
+
+CLIP_CANDIDATES = (None, 3.0, 2.0, 1.5)
+
+
+@torch.no_grad()
+def calibrate(
+    model: PreTrainedModel, plan: BitPlan, pixel_batches: Sequence[Tensor], config: MixQConfig
+) -> PreTrainedModel:
+    """Return a copy of `model` whose layers and attention are fake-quantized; `model` itself is left as it is.
+
+    `pixel_batches` are calibration images (B, C, H, W) as the model takes them.
+    """
+    architecture = describe(model)
+    plan.check_fits(architecture)
+    _require_float(model)
+    quantized = copy.deepcopy(model).eval()
+    quantized.set_attn_implementation(ATTENTION)
+    _attach_attention(quantized, architecture)
+    _calibrate_stem(quantized, architecture, pixel_batches)
+    hidden = [record_hidden(quantized, architecture, pixels.to(model.device)) for pixels in pixel_batches]
+    float_hidden = [record_hidden(model, architecture, pixels.to(model.device)) for pixels in pixel_batches]
+    # Beside hidden states a block is given nothing that depends on the images: one tells all.
+    calls = record_calls(model, architecture, pixel_batches[0][:1].to(model.device))
+    for block in tqdm(architecture.blocks, desc="Calibrating", unit="block", disable=not logging.is_progress_bar_enabled()):
+        step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config)
+        float_hidden = step.run(float_hidden, hidden)
+        hidden = step.outputs(hidden)
+    _calibrate_heads(quantized, architecture, pixel_batches[0], config)
+    return quantized
+
+
+class _BlockCalibration:
+    """Calibrates the units of one block in forward order."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        quantized: PreTrainedModel,
+        block: Block,
+        plan: BitPlan,
+        call: BlockCall,
+        config: MixQConfig,
+    ) -> None:
+        self.model, self.quantized, self.block = model, quantized, block
+        self.plan, self.call, self.config = plan, call, config
+
+    def run(self, float_hidden: Sequence[Tensor], hidden: Sequence[Tensor]) -> list[Tensor]:
+        """Calibrate the block and return the float model's hidden states after it."""
+        modules = [name for unit in self.block.units for name in unit.modules]
+        with captured_outputs(self.model, modules) as float_outputs:
+            outputs = [run_block(self.model, self.block, states, self.call) for states in float_hidden]
+        for unit in self.block.units:
+            if unit.modules:
+                self._calibrate_linear(unit, [float_outputs.pop(name) for name in unit.modules], hidden)
+            elif unit.kind == "qk":
+                self._calibrate_attention(unit, hidden)
+        return outputs
+
+    def outputs(self, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """Return the quantized model's hidden states after the block."""
+        return [run_block(self.quantized, self.block, states, self.call) for states in hidden]
+
+    def _calibrate_linear(self, unit: Unit, outputs: list[list[Tensor]], hidden: Sequence[Tensor]) -> None:
+        """Calibrate a unit; `outputs` are the float model's, by module and batch."""
+        weight_bits, input_bits = self.plan.bits[unit.name]
+        layers = [self.quantized.get_submodule(name) for name in unit.modules]
+        if unit.kind == "qkv" and self.config.balance:
+            outputs = [*_balance(layers[0], layers[1], *outputs[:2]), *outputs[2:]]
+        targets = [torch.cat(batch, -1) for batch in zip(*outputs, strict=True)]
+        inputs = self._inputs(unit.modules[0], hidden)
+        grid = self._input_grid(unit, layers, inputs, input_bits)
+        norm = next((norm for norm in self.block.norms if norm.readers == unit.modules), None)
+        if self.config.arithmetic == "folded" and norm is not None:
+            grid = self._fold(norm, layers, grid, inputs, weight_bits)
+            inputs = self._inputs(unit.modules[0], hidden)
+        rounded = _round_weight(layers, grid, inputs, targets, weight_bits, self.config)
+        for name, layer in zip(unit.modules, rounded, strict=True):
+            replace_module(self.quantized, name, layer)
+
+    def _inputs(self, module: str, hidden: Sequence[Tensor]) -> list[Tensor]:
+        return [arguments[0] for arguments in inputs_of(self.quantized, self.block, module, hidden, self.call)]
+
+    def _input_grid(self, unit: Unit, layers: list[nn.Module], inputs: list[Tensor], bits: int) -> UniformGrid:
+        observer = RowObserver(unit.name)
+        for batch in inputs:
+            observer.observe(batch)
+        return searched_grid(observer.result(), bits) if self.config.input_search else minmax_grid(observer.result(), bits)
+
+    def _fold(
+        self, norm: NormReaders, layers: list[nn.Linear], grid: UniformGrid, inputs: list[Tensor], weight_bits: int
+    ) -> UniformGrid:
+        deviations = self.config.clip
+        if deviations == "search":
+            deviations = _search_clip(layers, grid, inputs[0], weight_bits)
+        clipped = clip_grid(grid, deviations)
+        return fold(self.quantized.get_submodule(norm.norm), layers, clipped, norm.shift_foldable)
+
+    def _calibrate_attention(self, unit: Unit, hidden: Sequence[Tensor]) -> None:
+        assert unit.attention is not None
+        child = f"{unit.attention}.{ATTENTION_CHILD}"
+        operands = inputs_of(self.quantized, self.block, child, hidden, self.call)
+        quantizer: AttentionQuantizer = self.quantized.get_submodule(child)
+        qk_bits = self.plan.bits[unit.name][1]
+        av_bits = self.plan.bits[unit.name.removesuffix("qk") + "av"][1]
+        for position, (name, bits) in enumerate((("query", qk_bits), ("key", qk_bits), ("value", av_bits))):
+            per_channel = name == "value" or self.config.arithmetic == "column"
+            batches = [arguments[position] for arguments in operands]
+            quantizer.set_grid(name, _attention_grid(f"{name} of {unit.attention}", batches, bits, per_channel))
+        quantizer.qk_bits, quantizer.av_bits = qk_bits, av_bits
+
+
+def _balance(
+    query: nn.Linear, key: nn.Linear, queries: list[Tensor], keys: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Move each channel's magnitude from query to key or back until both are alike, centre the keys; in place.
+
+    A factor moved between a channel of the query and of the key leaves their products alone, and what is added to
+    all keys adds the same number to all scores of a query, which softmax does not see. Returns what the two layers,
+    in the float model, would put out now; `queries` and `keys` are what they did.
+    """
+    if key.bias is not None:
+        centre = torch.stack([batch.flatten(0, -2).mean(0) for batch in keys]).mean(0)
+        key.bias.sub_(centre)
+        keys = [batch - centre for batch in keys]
+    largest_query, largest_key = (
+        torch.stack([batch.flatten(0, -2).abs().amax(0) for batch in batches]).amax(0) for batches in (queries, keys)
+    )
+    ratio = (largest_key / largest_query.clamp(min=1e-12)).sqrt().clamp(1e-3, 1e3)
+    for layer, factor in ((query, ratio), (key, 1 / ratio)):
+        layer.weight.mul_(factor[:, None])
+        if layer.bias is not None:
+            layer.bias.mul_(factor)
+    return [batch * ratio for batch in queries], [batch / ratio for batch in keys]
+
+
+def _attention_grid(name: str, batches: list[Tensor], bits: int, per_channel: bool) -> UniformGrid:
+    """Return the grid (heads, head size) of an operand (B, heads, T, head size): per channel, or one per head."""
+    heads, size = batches[0].shape[1], batches[0].shape[3]
+    observer = RowObserver(name)
+    for batch in batches:
+        rows = batch.transpose(1, 2).flatten(2) if per_channel else batch.permute(0, 2, 3, 1)
+        observer.observe(rows)  # (..., heads * head size), or (..., heads)
+    grid = searched_grid(observer.result(), bits)
+    shape = (heads, size) if per_channel else (heads, 1)
+    scale, zero_point = grid.scale.view(shape), grid.zero_point.view(shape)
+    return UniformGrid(scale.expand(heads, size), zero_point.expand(heads, size), bits)
+
+
+def _round_weight(
+    layers: list[nn.Linear],
+    grid: UniformGrid,
+    inputs: list[Tensor],
+    targets: list[Tensor],
+    weight_bits: int,
+    config: MixQConfig,
+) -> list[QuantLinear]:
+    """Return the layers, which read the same input on `grid`, with corrected and rounded weights."""
+    weight, bias = _joined(layers)
+    moments = MomentAccumulator()
+    for batch, target in zip(inputs, targets, strict=True):
+        seen = fake_quantize(batch, grid)
+        moments.observe(seen, target)
+    statistics = moments.result()
+    if config.correction:
+        weight, bias = correct_weight(weight, bias, statistics, config.ridge)
+    # The bias takes up a rounding error's mean, so only its variance has to be kept small.
+    moment = statistics.second_moment if bias is None else statistics.covariance
+    scale = grid.scale.expand(weight.shape[1])
+    folded = layer_arithmetic(config.arithmetic, weight_bits) == "folded"
+    if folded:
+        weight, moment = weight * scale, moment / scale[:, None] / scale[None, :]
+    columns = moment.diagonal() if config.weight_search else None
+    weight_grid = searched_weight_grid(weight, weight_bits, columns, search=config.weight_search)
+    if config.compensation:
+        rounded = round_compensated(weight, weight_grid, moment)
+    else:
+        rounded = fake_quantize(weight, weight_grid)
+    if bias is not None:
+        error = weight - rounded
+        bias = bias + (error / scale if folded else error) @ statistics.mean
+    return _split(layers, rounded / scale if folded else rounded, bias, weight_grid, grid, config)
+
+
+def _split(
+    layers: list[nn.Linear],
+    weight: Tensor,
+    bias: Tensor | None,
+    weight_grid: UniformGrid,
+    input_grid: UniformGrid,
+    config: MixQConfig,
+) -> list[QuantLinear]:
+    quantized, start = [], 0
+    for layer in layers:
+        rows = slice(start, start + layer.out_features)
+        start = rows.stop
+        part = UniformGrid(weight_grid.scale[rows], weight_grid.zero_point[rows], weight_grid.bits)
+        part_bias = None if bias is None else bias[rows].clone()
+        quantized.append(QuantLinear(weight[rows].clone(), part_bias, part, input_grid, config.arithmetic))
+    return quantized
+
+
+def _search_clip(layers: list[nn.Linear], grid: UniformGrid, inputs: Tensor, weight_bits: int) -> float | None:
+    """Return the clip whose folded, plainly rounded layers come closest to the float output."""
+    weight, _ = _joined(layers)
+    rows = inputs.flatten(0, -2)[:: max(1, inputs[..., 0].numel() // 512)]
+    target = F.linear(rows, weight)
+    errors = []
+    for deviations in CLIP_CANDIDATES:
+        clipped = clip_grid(grid, deviations)
+        folded = weight * clipped.scale
+        rounded = fake_quantize(folded, searched_weight_grid(folded, weight_bits)) / clipped.scale
+        errors.append(float((F.linear(fake_quantize(rows, clipped), rounded) - target).square().mean()))
+    return CLIP_CANDIDATES[errors.index(min(errors))]
+
+
+def _calibrate_stem(quantized: PreTrainedModel, architecture: Architecture, pixel_batches: Sequence[Tensor]) -> None:
+    stem = quantized.get_submodule(architecture.stem)
+    observer = RowObserver(architecture.stem)
+    for pixels in pixel_batches:
+        observer.observe(pixels.to(quantized.device).permute(0, 2, 3, 1))
+    input_grid = minmax_grid(observer.result(), STEM_AND_HEAD_BITS)
+    weight_grid = searched_weight_grid(stem.weight.flatten(1), STEM_AND_HEAD_BITS)
+    replace_module(quantized, architecture.stem, QuantConv2d(stem, weight_grid, input_grid))
+
+
+def _calibrate_heads(
+    quantized: PreTrainedModel, architecture: Architecture, pixels: Tensor, config: MixQConfig
+) -> None:
+    with captured_inputs(quantized, architecture.heads) as inputs:
+        quantized(pixel_values=pixels.to(quantized.device))
+    for name in architecture.heads:
+        head = quantized.get_submodule(name)
+        observer = RowObserver(name)
+        observer.observe(inputs[name][0])
+        input_grid = minmax_grid(observer.result(), STEM_AND_HEAD_BITS)
+        folded = head.weight * input_grid.scale
+        weight_grid = searched_weight_grid(folded, STEM_AND_HEAD_BITS)
+        bias = None if head.bias is None else head.bias.clone()
+        replace_module(quantized, name, QuantLinear(head.weight.clone(), bias, weight_grid, input_grid, config.arithmetic))
+
+
+def _attach_attention(quantized: PreTrainedModel, architecture: Architecture) -> None:
+    for block in architecture.blocks:
+        if block.attention is not None:
+            attention = quantized.get_submodule(block.attention)
+            heads, size = attention_shape(attention)
+            attention.add_module(ATTENTION_CHILD, AttentionQuantizer(heads, size, None, None, quantized.device))
+
+
+def _require_float(model: PreTrainedModel) -> None:
+    if getattr(model, "quantization_method", None) is not None:
+        raise ValueError("Expected a float model, found one that is quantized already. Load the float checkpoint.")
+    for name, parameter in model.named_parameters():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"Expected a float32 model to calibrate, found {parameter.dtype} in {name}. "
+                "Load it with dtype=torch.float32."
+            )
+        require_finite(parameter, name)
+
+
+def _joined(layers: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """Return the stacked weights (O, C) and biases (O,) of layers that read the same input."""
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    return torch.cat([layer.weight for layer in layers]), bias

@@ -1,0 +1,23 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Turns a calibrated, fake-quantized model into packed integers."""
+
+import copy
+
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures import replace_module
+from optimum_mixq.quant.layers import QuantConv2d, QuantLinear
+from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
+
+
+def pack(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a calibrated model with packed layers, which computes the same from integers."""
+    packed = copy.deepcopy(model).eval()
+    layers = [name for name, module in packed.named_modules() if isinstance(module, (QuantLinear, QuantConv2d))]
+    if not layers:
+        raise ValueError("Expected a calibrated model, found no quantized layer in it. Call calibrate(...) first.")
+    for name in layers:
+        layer = packed.get_submodule(name)
+        convert = PackedLinear.from_quant if isinstance(layer, QuantLinear) else PackedConv2d.from_quant
+        replace_module(packed, name, convert(layer))
+    return packed.requires_grad_(False)

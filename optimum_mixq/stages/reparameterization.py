@@ -1,0 +1,61 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Folds channel-wise activation scales into LayerNorm and its readers, so that one scale serves all channels.
+
+With channel scales s_c and zero points z_c, clipped, and their means s and z (z rounded), r_c = s_c / s and
+b_c = s (z - z_c): LayerNorm's output x_c becomes x_c / r_c - b_c, its readers' weights W_oc r_c, and their biases
+take up sum_c W_oc r_c b_c (RepQ-ViT, arXiv 2212.08254, equations 8 to 12). In exact arithmetic nothing changes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from optimum_mixq.quant.grids import UniformGrid, round_scale
+
+
+def clip_grid(grid: UniformGrid, deviations: float | None) -> UniformGrid:
+    """Return the channel grid (C,) with scales and zero points within mean +- `deviations` standard deviations.
+
+    Channels beyond saturate: the price for readers whose weight columns stay alike. None clips nothing.
+    """
+    if deviations is None:
+        return grid
+    scale = round_scale(_clip(grid.scale, deviations).clamp(min=grid.scale.amin()))
+    # A clipped scale keeps the middle of its channel's range: zero_point - largest_code / 2 grows as the scale shrinks.
+    middle = grid.largest_code / 2
+    zero_point = middle + (grid.zero_point - middle) * grid.scale / scale
+    return UniformGrid(scale, torch.floor(_clip(zero_point, deviations) + 0.5), grid.bits)
+
+
+def tensor_grid(grid: UniformGrid) -> UniformGrid:
+    """Return the grid (1,) that a channel grid (C,) is folded to: the mean scale and the rounded mean zero point."""
+    scale = round_scale(grid.scale.mean().view(1))
+    return UniformGrid(scale, torch.floor(grid.zero_point.mean() + 0.5).view(1), grid.bits)
+
+
+@torch.no_grad()
+def fold(norm: nn.LayerNorm, readers: list[nn.Linear], grid: UniformGrid, fold_shift: bool) -> UniformGrid:
+    """Fold a channel grid (C,) into `norm` and its readers, in place, and return the grid their input has now.
+
+    Where zeros are padded between them (`fold_shift` False), a shift would miss the padding: zero points then stay one
+    per channel, which costs integer arithmetic nothing, since they only enter the bias.
+    """
+    target = tensor_grid(grid)
+    ratio = grid.scale / target.scale  # r_c
+    shift = target.scale * (target.zero_point - grid.zero_point)  # added to x_c / r_c, so that z_c becomes z
+    if not fold_shift:
+        shift = torch.zeros_like(shift)
+        target = UniformGrid(target.scale, grid.zero_point, grid.bits)
+    norm.weight.div_(ratio)
+    norm.bias.div_(ratio).add_(shift)
+    for reader in readers:
+        reader.weight.mul_(ratio)
+        if fold_shift and reader.bias is None:
+            reader.bias = nn.Parameter(reader.weight.new_zeros(reader.out_features))
+        if fold_shift:
+            reader.bias.sub_(reader.weight @ shift)
+    return target
+
+
+def _clip(values: Tensor, deviations: float) -> Tensor:
+    mean, spread = values.mean(), deviations * values.std()
+    return values.clamp(mean - spread, mean + spread)
