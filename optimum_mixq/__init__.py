@@ -1,19 +1,32 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Mixed-precision quantization for Vision Transformers, as a Hugging Face Optimum plugin."""
+"""Mixed-precision quantization for Vision Transformers, as a Hugging Face Optimum plugin.
+
+Importing the package registers the method "mixq" with transformers, so that `from_pretrained` loads packed models.
+"""
 
 from optimum_mixq.architectures import Architecture, describe
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, draw_rows, open_images
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
+from optimum_mixq.pipeline import quantize_model
+from optimum_mixq.quantizer import MixQQuantizer
+from optimum_mixq.stages.evaluation import Evaluation
 
 
 __all__ = [
     "DEMO_MODELS",
     "Architecture",
     "Batch",
+    "BitPlan",
+    "Evaluation",
     "Images",
+    "MixQConfig",
+    "MixQQuantizer",
     "demo_images_path",
     "demo_model_path",
     "describe",
     "draw_rows",
     "open_images",
+    "quantize_model",
 ]

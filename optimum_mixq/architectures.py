@@ -8,7 +8,7 @@ LayerNorm feeds which readers, the stem and the heads. All other files work with
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -115,7 +115,7 @@ def replace_module(model: PreTrainedModel, name: str, module: nn.Module) -> None
     setattr(model.get_submodule(parent), child, module.train(model.get_submodule(name).training))
 
 
-def attention_shape(attention: nn.Module) -> tuple[int, int]:
+def attention_shape(attention: Any) -> tuple[int, int]:
     """Return the number of heads of an attention module, and their size."""
     return attention.num_attention_heads, attention.head_dim
 

@@ -46,8 +46,7 @@ class BitPlan:
             raise ValueError(f"{path} has no 'bits'. A plan looks like {{'bits': {{'blocks.0.qkv': 4, ...}}}}.")
         if content.get("format", PLAN_FORMAT) != PLAN_FORMAT:
             raise ValueError(
-                f"{path} has plan format {content['format']}, this release reads {PLAN_FORMAT}: "
-                "upgrade optimum-mixq."
+                f"{path} has plan format {content['format']}, this release reads {PLAN_FORMAT}: upgrade optimum-mixq."
             )
         return cls(content["bits"], content.get("provenance", {}))
 
@@ -65,7 +64,9 @@ class BitPlan:
         unknown, missing = sorted(set(self.bits) - expected), sorted(expected - set(self.bits))
         if unknown:
             near = difflib.get_close_matches(unknown[0], sorted(expected), n=3)
-            hint = f"did you mean {', '.join(near)}?" if near else f"its units are {', '.join(sorted(expected)[:6])}..."
+            hint = (
+                f"did you mean {', '.join(near)}?" if near else f"its units are {', '.join(sorted(expected)[:6])}..."
+            )
             raise ValueError(f"The plan names the unit '{unknown[0]}', which the model does not have: {hint}")
         if missing:
             raise ValueError(
@@ -84,4 +85,3 @@ def _as_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:
             f"bits), found {width!r}."
         )
     return pair[0], pair[1]
-

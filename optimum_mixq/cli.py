@@ -1,15 +1,23 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """What the commands of `optimum-cli mixq` do. Their words stand in `optimum/commands/register/register_mixq.py`."""
 
+import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.utils import logging
 
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import draw_rows, open_images
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
+from optimum_mixq.quantizer import MixQQuantizer
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 
 
@@ -22,33 +30,87 @@ def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespac
             command(arguments)
         except (ValueError, OSError) as error:
             sys.exit(f"optimum-cli mixq: {error}")
+        except KeyboardInterrupt:
+            sys.exit("optimum-cli mixq: stopped; nothing was written to the output folder.")
 
     return run
 
 
 @_one_line_errors
+def run_quantize(arguments: Namespace) -> None:
+    quantizer = MixQQuantizer.from_pretrained(arguments.model)
+    config = MixQConfig(
+        bits=arguments.bits,
+        arithmetic=arguments.arithmetic,
+        calibration_samples=arguments.calibration_samples,
+        seed=arguments.seed,
+    )
+    plan = None if arguments.plan == "uniform" else BitPlan.load(arguments.plan)
+    quantizer.quantize(config, arguments.dataset, arguments.output, plan, arguments.split)
+    print(f"{arguments.output}: {_megabytes(Path(arguments.output)):.2f} MB")
+
+
+@_one_line_errors
 def run_evaluate(arguments: Namespace) -> None:
-    result = _evaluate(arguments.model, arguments.dataset, arguments.split, arguments)
-    print(f"{arguments.model}: {_accuracy_text(result)}")
+    model = AutoModelForImageClassification.from_pretrained(arguments.model)
+    processor = AutoImageProcessor.from_pretrained(arguments.model)
+    images = open_images(arguments.dataset, model, processor, role="evaluation", split=arguments.split)
+    rows = draw_rows(images, arguments.samples, arguments.seed)
+    logits, labels = measure_logits(model, images.batches(rows, arguments.batch_size))
+    if labels is None:
+        raise ValueError(f"{arguments.dataset} has no labels, so there is no accuracy to measure.")
+    print(f"{arguments.model}: {_accuracy_text(score(logits, labels))}")
 
 
 @_one_line_errors
 def run_demo(arguments: Namespace) -> None:
+    output = Path(arguments.output)
+    output.mkdir(parents=True, exist_ok=True)
+    logging.disable_progress_bar()
+    print("model  bits     top-1 %  size MB  ms/image")
     for name in DEMO_MODELS:
-        options = Namespace(samples=None, seed=0, batch_size=50)
-        result = _evaluate(str(demo_model_path(name)), str(demo_images_path()), "test", options)
-        print(f"{name}: float {_accuracy_text(result)}")
+        quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
+        float_folder = output / f"{name}-float32"
+        quantizer.model.save_pretrained(float_folder)
+        for bits in (8, 4, 3):
+            packed = quantizer.quantize(MixQConfig(bits=bits), demo_images_path())
+            folder = output / f"{name}-w{bits}a{bits}"
+            quantizer.save_pretrained(folder)
+            scores = quantizer.evaluate(demo_images_path())
+            if bits == 8:
+                _print_row(name, "float32", scores["float"], float_folder, quantizer.model)
+            _print_row(name, f"W{bits}A{bits}", scores["quantized"], folder, packed)
+            _check_reload(packed, folder)
+    print(f"The packed models lie in {output}, and each gave the same logits after a reload.")
 
 
-def _evaluate(model_name: str, dataset: str, split: str | None, options: Namespace) -> Evaluation:
-    model = AutoModelForImageClassification.from_pretrained(model_name)
-    processor = AutoImageProcessor.from_pretrained(model_name)
-    images = open_images(dataset, model, processor, role="evaluation", split=split)
-    rows = draw_rows(images, options.samples, options.seed)
-    logits, labels = measure_logits(model, images.batches(rows, options.batch_size))
-    if labels is None:
-        raise ValueError(f"{dataset} has no labels, so there is no accuracy to measure.")
-    return score(logits, labels)
+def _check_reload(packed: PreTrainedModel, folder: Path) -> None:
+    reloaded = type(packed).from_pretrained(folder)
+    pixels = torch.randn(8, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        if not torch.equal(reloaded(pixel_values=pixels).logits, packed(pixel_values=pixels).logits):
+            raise ValueError(f"{folder} gives other logits than the model that was saved there.")
+
+
+def _print_row(name: str, bits: str, result: Evaluation, folder: Path, model: PreTrainedModel) -> None:
+    accuracy = "" if result.accuracy is None else f"{100 * result.accuracy:7.2f}"
+    print(f"{name:6} {bits:8} {accuracy}  {_megabytes(folder):7.2f}  {_milliseconds(model):8.2f}", flush=True)
+
+
+def _milliseconds(model: PreTrainedModel, images: int = 32, repeats: int = 5) -> float:
+    """Return the median time per image of a batch, in this process."""
+    pixels = torch.zeros(images, 3, 28, 28)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            started = time.perf_counter()
+            model(pixel_values=pixels)
+            seconds.append(time.perf_counter() - started)
+    return 1000 * sorted(seconds[1:])[repeats // 2] / images
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(os.path.getsize(path) for path in folder.glob("*.safetensors")) / 1e6
 
 
 def _accuracy_text(result: Evaluation) -> str:

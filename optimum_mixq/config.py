@@ -32,7 +32,7 @@ class MixQConfig(QuantizationConfigMixin):
         weight_search: likewise for the weight's rows.
         correction: move each weight, in closed form, to mend what its quantized input does to its output.
         ridge: how strongly that is held back, relative to the inputs' mean variance.
-        compensation: round weights column by column, later columns making up for earlier ones; False rounds to nearest.
+        compensation: round weights column by column, later columns making up for earlier ones; False: to nearest.
         clip: with "folded", clip the vectors of scales and zero points after each LayerNorm to their mean plus or
             minus this many standard deviations; "search" tries several, None clips nothing (RepQ-ViT).
         balance: even out the channels of query and key between the two, which is exact before rounding.
@@ -54,7 +54,7 @@ class MixQConfig(QuantizationConfigMixin):
     balance: bool = True
     plan: dict[str, Any] | None = None
     format_version: int = FORMAT_VERSION
-    quant_method: str = QUANT_METHOD  # type: ignore[assignment]
+    quant_method: str = QUANT_METHOD
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, list):

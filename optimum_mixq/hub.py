@@ -35,11 +35,14 @@ def mixq_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     **_: Any,
-) -> tuple[Tensor, Tensor]:
-    """Run the attention module's own quantizer; the signature is that of transformers' attention interface."""
+) -> tuple[Tensor, None]:
+    """Run the attention module's own quantizer; the signature is that of transformers' attention interface.
+
+    Like transformers' fused attention it returns no attention weights.
+    """
     if scaling is None:
         scaling = query.size(-1) ** -0.5
-    return getattr(module, ATTENTION_CHILD)(query, key, value, attention_mask, scaling, dropout)
+    return getattr(module, ATTENTION_CHILD)(query, key, value, attention_mask, scaling, dropout), None
 
 
 class MixQHfQuantizer(HfQuantizer):
@@ -99,20 +102,31 @@ def insert_packed_layers(model: PreTrainedModel, config: MixQConfig) -> None:
         )
     plan, architecture = BitPlan(config.plan), describe(model)
     plan.check_fits(architecture)
-    for unit in architecture.units:
-        for name in unit.modules:
-            _insert_linear(model, name, *plan.bits[unit.name], config)
-    for name in architecture.heads:
-        _insert_linear(model, name, STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS, config)
+    # Folding a LayerNorm's shift gives its readers a bias, if they had none.
+    given_bias = {
+        reader
+        for norm in architecture.norms
+        for reader in norm.readers
+        if config.arithmetic == "folded" and norm.shift_foldable
+    }
+    widths = {name: plan.bits[unit.name] for name, unit in architecture.unit_of_module.items()}
+    widths |= dict.fromkeys(architecture.heads, (STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS))
+    for name, (weight_bits, input_bits) in widths.items():
+        linear = model.get_submodule(name)
+        has_bias = linear.bias is not None or name in given_bias
+        sizes = (linear.in_features, linear.out_features, weight_bits, input_bits)
+        packed = PackedLinear(*sizes, config.arithmetic, has_bias, linear.weight.device)
+        replace_module(model, name, packed)
     stem = model.get_submodule(architecture.stem)
     bits = STEM_AND_HEAD_BITS
-    packed = PackedConv2d(stem.weight.shape, stem.stride, bits, bits, stem.weight.device)
-    replace_module(model, architecture.stem, packed)
+    embedding = PackedConv2d(stem.weight.shape, stem.stride, bits, bits, stem.weight.device)
+    replace_module(model, architecture.stem, embedding)
     for block in architecture.blocks:
         if block.attention is not None:
             attention = model.get_submodule(block.attention)
-            widths = (plan.bits[f"{block.name}.{kind}"][1] for kind in ("qk", "av"))
-            quantizer = AttentionQuantizer(*attention_shape(attention), *widths, stem.weight.device)
+            heads, size = attention_shape(attention)
+            qk_bits, av_bits = plan.bits[f"{block.name}.qk"][1], plan.bits[f"{block.name}.av"][1]
+            quantizer = AttentionQuantizer(heads, size, qk_bits, av_bits, stem.weight.device)
             attention.add_module(ATTENTION_CHILD, quantizer)
     model.set_attn_implementation(ATTENTION)
 
@@ -127,18 +141,6 @@ def unpack(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
             delattr(model.get_submodule(name.rpartition(".")[0]), ATTENTION_CHILD)
     model.set_attn_implementation("sdpa")
     return model.to(dtype)
-
-
-def _insert_linear(
-    model: PreTrainedModel, name: str, weight_bits: int, input_bits: int, config: MixQConfig
-) -> None:
-    linear = model.get_submodule(name)
-    # Folding a LayerNorm's shift gives a reader without bias one, unless its arithmetic leaves LayerNorms alone.
-    packed = PackedLinear(
-        linear.in_features, linear.out_features, weight_bits, input_bits, config.arithmetic,
-        linear.bias is not None, linear.weight.device,
-    )  # fmt: skip
-    replace_module(model, name, packed)
 
 
 def _check_buffers(name: str, layer: PackedLinear | PackedConv2d) -> None:

@@ -63,7 +63,12 @@ def symmetric_grid(magnitude: Tensor, bits: int) -> UniformGrid:
 
 def round_scale(scale: Tensor) -> Tensor:
     """Return the scale as float16 will store it, in the dtype it came in."""
-    return scale.clamp(SMALLEST_SCALE, LARGEST_SCALE).to(torch.float16).to(scale.dtype)
+    if (scale > LARGEST_SCALE).any():
+        raise ValueError(
+            f"Expected steps of at most {LARGEST_SCALE:.0f}, found {float(scale.max()):.3g}: values this large "
+            "cannot be quantized to so few bits. Check the model for overflowing activations."
+        )
+    return scale.clamp(min=SMALLEST_SCALE).to(torch.float16).to(scale.dtype)
 
 
 def quantize(values: Tensor, grid: UniformGrid) -> Tensor:

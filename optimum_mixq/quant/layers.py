@@ -57,6 +57,11 @@ def integer_bias(operand: Tensor, scale: Tensor, input_zero_point: Tensor, bias:
 class QuantLinear(nn.Module):
     """A linear layer with a float weight, whose input and weight are rounded to their grids in every forward."""
 
+    mixq_weight_scale: Tensor
+    mixq_weight_zero_point: Tensor
+    mixq_input_scale: Tensor
+    mixq_input_zero_point: Tensor
+
     def __init__(
         self,
         weight: Tensor,
@@ -125,11 +130,16 @@ class QuantLinear(nn.Module):
 class QuantConv2d(nn.Module):
     """A patch embedding whose pixels (per channel) and weight (per output) are rounded to their grids."""
 
+    mixq_weight_scale: Tensor
+    mixq_weight_zero_point: Tensor
+    mixq_input_scale: Tensor
+    mixq_input_zero_point: Tensor
+
     def __init__(self, convolution: nn.Conv2d, weight_grid: UniformGrid, input_grid: UniformGrid) -> None:
         super().__init__()
         if convolution.bias is None or tuple(convolution.stride) != tuple(convolution.kernel_size):
             raise ValueError(f"Expected a patch embedding (stride = kernel size, with bias), found {convolution}.")
-        self.stride = tuple(convolution.stride)
+        self.stride: tuple[int, int] = (convolution.stride[0], convolution.stride[1])
         self.weight_bits, self.input_bits = weight_grid.bits, input_grid.bits
         self.weight = nn.Parameter(convolution.weight.detach().clone())
         self.bias = nn.Parameter(convolution.bias.detach().clone())

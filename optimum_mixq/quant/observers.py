@@ -114,14 +114,14 @@ def searched_grid(
     # the range, else towards the middle.
     centre = torch.where((low < 0) & (high > 0), torch.zeros_like(low), centre)
     for end in ("high", "low"):
-        best, best_error = low if end == "low" else high, None
+        best = low if end == "low" else high
+        best_error = torch.full_like(best, torch.inf)
         for ratio in CLIP_RATIOS:
             candidate = centre + ratio * ((low if end == "low" else high) - centre)
             grid = uniform_grid(candidate if end == "low" else low, high if end == "low" else candidate, bits)
             error = _squared_error(observation, grid, per_channel, column_weight)
-            better = None if best_error is None else error < best_error
-            best = candidate if better is None else torch.where(better, candidate, best)
-            best_error = error if best_error is None else torch.minimum(error, best_error)
+            best = torch.where(error < best_error, candidate, best)
+            best_error = torch.minimum(error, best_error)
         low, high = (best, high) if end == "low" else (low, best)
     return uniform_grid(low, high, bits)
 

@@ -5,13 +5,22 @@ Scales are float16 kept as int16 bits, since `.to(dtype)` and checkpoint loaders
 needs is derived from the buffers by `prepare`: after loading, or at the first forward after a move.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
 from optimum_mixq.quant.kernels import IntegerLinear
-from optimum_mixq.quant.layers import Arithmetic, QuantConv2d, QuantLinear, integer_bias, integer_operand, layer_arithmetic
+from optimum_mixq.quant.layers import (
+    Arithmetic,
+    QuantConv2d,
+    QuantLinear,
+    integer_bias,
+    integer_operand,
+    layer_arithmetic,
+)
 from optimum_mixq.quant.packing import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
 
 
@@ -21,6 +30,12 @@ class PackedLinear(nn.Module):
     `weight` holds the packed codes, flat uint8, under the float weight's own key: who loads the file without this
     package gets a size mismatch instead of random weights.
     """
+
+    weight: Tensor
+    mixq_weight_scale: Tensor
+    mixq_weight_zero_point: Tensor
+    mixq_input_scale: Tensor
+    mixq_input_zero_point: Tensor
 
     def __init__(
         self,
@@ -72,9 +87,7 @@ class PackedLinear(nn.Module):
 
     @property
     def input_grid(self) -> UniformGrid:
-        return UniformGrid(
-            int16_to_scale(self.mixq_input_scale), self.mixq_input_zero_point.float(), self.input_bits
-        )
+        return UniformGrid(int16_to_scale(self.mixq_input_scale), self.mixq_input_zero_point.float(), self.input_bits)
 
     def codes(self) -> Tensor:
         """Return the weight's codes (O, C), uint8."""
@@ -97,9 +110,7 @@ class PackedLinear(nn.Module):
 
     def _operand(self) -> tuple[Tensor, Tensor]:
         """Return the integers (O, C) that the input's codes are multiplied with, as floats, and their scale (O, 1)."""
-        return integer_operand(
-            self.codes(), self.weight_grid, int16_to_scale(self.mixq_input_scale), self.arithmetic
-        )
+        return integer_operand(self.codes(), self.weight_grid, int16_to_scale(self.mixq_input_scale), self.arithmetic)
 
     @torch.no_grad()
     def prepare(self) -> None:
@@ -112,7 +123,7 @@ class PackedLinear(nn.Module):
 
     def quantize_input(self, input: Tensor) -> Tensor:
         """Return the input's codes, uint8: the same arithmetic as `grids.quantize`, in fewer passes over memory."""
-        shifted = torch.addcmul(self._offset, input.float(), self._multiplier)
+        shifted = torch.addcmul(self._offset, input.to(torch.float32), self._multiplier)
         # Conversion to integers truncates, which is the floor of what is not negative.
         return shifted.clamp_(0, 2**self.input_bits - 1).to(torch.uint8)
 
@@ -122,19 +133,8 @@ class PackedLinear(nn.Module):
         assert self._kernel is not None
         return self._kernel(self.quantize_input(input)).to(input.dtype)
 
-    def __deepcopy__(self, memo: dict) -> "PackedLinear":
-        copied = PackedLinear(
-            self.in_features, self.out_features, self.weight_bits, self.input_bits, self.arithmetic,
-            self.bias is not None, self.weight.device,
-        )  # fmt: skip
-        memo[id(self)] = copied
-        copied.load_state_dict(self.state_dict())
-        if copied.bias is not None and self.bias is not None:
-            copied.bias.data = self.bias.data.clone()  # keeps its dtype
-        return copied.train(self.training)
-
     def __getstate__(self) -> dict:
-        # oneDNN's opaque weight cannot be pickled; it is built again from the buffers.
+        # oneDNN's opaque weight can be neither pickled nor copied; it is built again from the buffers.
         return {**self.__dict__, "_kernel": None}
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
@@ -160,16 +160,23 @@ class PackedConv2d(nn.Module):
     `mixq_codes` here, and `weight` is the dequantized weight.
     """
 
+    mixq_codes: Tensor
+    mixq_weight_scale: Tensor
+    mixq_weight_zero_point: Tensor
+    mixq_input_scale: Tensor
+    mixq_input_zero_point: Tensor
+    bias: nn.Parameter
+
     def __init__(
         self,
-        shape: tuple[int, ...],
-        stride: tuple[int, ...],
+        shape: Sequence[int],
+        stride: tuple[int, int],
         weight_bits: int,
         input_bits: int,
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        self.shape, self.stride = tuple(shape), tuple(stride)
+        self.shape, self.stride = tuple(shape), stride
         self.weight_bits, self.input_bits = weight_bits, input_bits
         octets = packed_size(torch.Size(shape).numel(), weight_bits)
         self.register_buffer("mixq_codes", torch.zeros(octets, dtype=torch.uint8, device=device))
@@ -184,9 +191,7 @@ class PackedConv2d(nn.Module):
     @torch.no_grad()
     def from_quant(cls, layer: QuantConv2d) -> "PackedConv2d":
         """Return the packed layer that computes what `layer` computes."""
-        packed = cls(
-            layer.weight.shape, layer.stride, layer.weight_bits, layer.input_bits, device=layer.weight.device
-        )
+        packed = cls(layer.weight.shape, layer.stride, layer.weight_bits, layer.input_bits, device=layer.weight.device)
         packed.mixq_codes.copy_(pack_codes(quantize(layer.weight.flatten(1), layer.weight_grid), layer.weight_bits))
         packed.mixq_weight_scale.copy_(scale_to_int16(layer.mixq_weight_scale.flatten()))
         packed.mixq_weight_zero_point.copy_(layer.mixq_weight_zero_point.flatten())
@@ -209,10 +214,11 @@ class PackedConv2d(nn.Module):
     @torch.no_grad()
     def to_float(self) -> nn.Conv2d:
         """Return the float layer with the dequantized weight; it rounds its input no more."""
-        outputs, inputs, *kernel = self.shape
-        convolution = nn.Conv2d(inputs, outputs, tuple(kernel), self.stride, device=self.mixq_codes.device)
+        outputs, inputs, height, width = self.shape
+        convolution = nn.Conv2d(inputs, outputs, (height, width), self.stride, device=self.mixq_codes.device)
         convolution.weight.copy_(self.weight)
-        convolution.bias.copy_(self.bias)
+        if convolution.bias is not None:
+            convolution.bias.copy_(self.bias)
         return convolution
 
     @torch.no_grad()
@@ -222,9 +228,7 @@ class PackedConv2d(nn.Module):
         grid = UniformGrid(scale[:, None], zero_point[:, None], self.weight_bits)
         self._weight = dequantize(codes.view(self.shape[0], -1), grid).view(self.shape).to(self.bias.dtype)
         input_scale = int16_to_scale(self.mixq_input_scale).view(-1, 1, 1)
-        self._input_grid = UniformGrid(
-            input_scale, self.mixq_input_zero_point.float().view(-1, 1, 1), self.input_bits
-        )
+        self._input_grid = UniformGrid(input_scale, self.mixq_input_zero_point.float().view(-1, 1, 1), self.input_bits)
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight

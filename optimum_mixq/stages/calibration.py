@@ -16,16 +16,32 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from optimum_mixq.architectures import Architecture, Block, NormReaders, Unit, attention_shape, describe, replace_module
+from optimum_mixq.architectures import (
+    Architecture,
+    Block,
+    NormReaders,
+    Unit,
+    attention_shape,
+    describe,
+    replace_module,
+)
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite
 from optimum_mixq.quant.layers import QuantConv2d, QuantLinear, layer_arithmetic
 from optimum_mixq.quant.observers import RowObserver, minmax_grid, searched_grid, searched_weight_grid
+from optimum_mixq.quant.reparameterization import clip_grid, fold
 from optimum_mixq.quant.rounding import MomentAccumulator, correct_weight, round_compensated
-from optimum_mixq.replay import BlockCall, captured_inputs, captured_outputs, inputs_of, record_calls, record_hidden, run_block
-from optimum_mixq.stages.reparameterization import clip_grid, fold
+from optimum_mixq.replay import (
+    BlockCall,
+    captured_inputs,
+    captured_outputs,
+    inputs_of,
+    record_calls,
+    record_hidden,
+    run_block,
+)
 
 
 CLIP_CANDIDATES = (None, 3.0, 2.0, 1.5)
@@ -50,11 +66,13 @@ def calibrate(
     float_hidden = [record_hidden(model, architecture, pixels.to(model.device)) for pixels in pixel_batches]
     # Beside hidden states a block is given nothing that depends on the images: one tells all.
     calls = record_calls(model, architecture, pixel_batches[0][:1].to(model.device))
-    for block in tqdm(architecture.blocks, desc="Calibrating", unit="block", disable=not logging.is_progress_bar_enabled()):
+    for block in tqdm(
+        architecture.blocks, desc="Calibrating", unit="block", disable=not logging.is_progress_bar_enabled()
+    ):
         step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config)
         float_hidden = step.run(float_hidden, hidden)
         hidden = step.outputs(hidden)
-    _calibrate_heads(quantized, architecture, pixel_batches[0], config)
+    _calibrate_heads(quantized, architecture, pixel_batches, config)
     return quantized
 
 
@@ -113,7 +131,11 @@ class _BlockCalibration:
         observer = RowObserver(unit.name)
         for batch in inputs:
             observer.observe(batch)
-        return searched_grid(observer.result(), bits) if self.config.input_search else minmax_grid(observer.result(), bits)
+        return (
+            searched_grid(observer.result(), bits)
+            if self.config.input_search
+            else minmax_grid(observer.result(), bits)
+        )
 
     def _fold(
         self, norm: NormReaders, layers: list[nn.Linear], grid: UniformGrid, inputs: list[Tensor], weight_bits: int
@@ -253,19 +275,23 @@ def _calibrate_stem(quantized: PreTrainedModel, architecture: Architecture, pixe
 
 
 def _calibrate_heads(
-    quantized: PreTrainedModel, architecture: Architecture, pixels: Tensor, config: MixQConfig
+    quantized: PreTrainedModel, architecture: Architecture, pixel_batches: Sequence[Tensor], config: MixQConfig
 ) -> None:
-    with captured_inputs(quantized, architecture.heads) as inputs:
-        quantized(pixel_values=pixels.to(quantized.device))
-    for name in architecture.heads:
+    observers = {name: RowObserver(name) for name in architecture.heads}
+    for pixels in pixel_batches:
+        with captured_inputs(quantized, architecture.heads) as inputs:
+            quantized(pixel_values=pixels.to(quantized.device))
+        for name, observer in observers.items():
+            observer.observe(inputs[name][0])
+    for name, observer in observers.items():
         head = quantized.get_submodule(name)
-        observer = RowObserver(name)
-        observer.observe(inputs[name][0])
         input_grid = minmax_grid(observer.result(), STEM_AND_HEAD_BITS)
         folded = head.weight * input_grid.scale
         weight_grid = searched_weight_grid(folded, STEM_AND_HEAD_BITS)
         bias = None if head.bias is None else head.bias.clone()
-        replace_module(quantized, name, QuantLinear(head.weight.clone(), bias, weight_grid, input_grid, config.arithmetic))
+        replace_module(
+            quantized, name, QuantLinear(head.weight.clone(), bias, weight_grid, input_grid, config.arithmetic)
+        )
 
 
 def _attach_attention(quantized: PreTrainedModel, architecture: Architecture) -> None:

@@ -6,6 +6,33 @@ from argparse import ArgumentParser
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 
+def parse_bits(text: str) -> int | tuple[int, int]:
+    """Return the number of "4", or the pair (weight bits, activation bits) of "4/8"."""
+    numbers = [int(part) for part in text.split("/")]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+class MixQQuantizeCommand(BaseOptimumCLICommand):
+    COMMAND = CommandInfo("quantize", "Quantize a model with a few dozen images and save it packed.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        parser.add_argument("--model", required=True, help="a float model on the Hub or a folder")
+        parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+        parser.add_argument("--output", required=True, help="folder for the packed model; new or empty")
+        parser.add_argument("--bits", type=parse_bits, default=4, help="2 to 8, or weights/activations such as 4/8")
+        parser.add_argument("--plan", default="uniform", help="'uniform', or a file with the bits of every unit")
+        parser.add_argument("--arithmetic", choices=["column", "folded"], default="column")
+        parser.add_argument("--split", help="split of the data set (default: calibration or train)")
+        parser.add_argument("--calibration-samples", type=int, default=32)
+        parser.add_argument("--seed", type=int, default=0, help="draws the calibration images")
+
+    def run(self) -> None:
+        from optimum_mixq.cli import run_quantize
+
+        run_quantize(self.args)
+
+
 class MixQEvaluateCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("evaluate", "Measure top-1 of a model on images.")
 
@@ -40,6 +67,7 @@ class MixQDemoCommand(BaseOptimumCLICommand):
 class MixQCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("mixq", "Mixed-precision quantization of Vision Transformers.")
     SUBCOMMANDS = (
+        CommandInfo("quantize", MixQQuantizeCommand.COMMAND.help, MixQQuantizeCommand),
         CommandInfo("evaluate", MixQEvaluateCommand.COMMAND.help, MixQEvaluateCommand),
         CommandInfo("demo", MixQDemoCommand.COMMAND.help, MixQDemoCommand),
     )

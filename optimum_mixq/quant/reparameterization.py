@@ -20,7 +20,7 @@ def clip_grid(grid: UniformGrid, deviations: float | None) -> UniformGrid:
     if deviations is None:
         return grid
     scale = round_scale(_clip(grid.scale, deviations).clamp(min=grid.scale.amin()))
-    # A clipped scale keeps the middle of its channel's range: zero_point - largest_code / 2 grows as the scale shrinks.
+    # A clipped scale keeps the middle of its channel's range: the zero point moves away as the scale shrinks.
     middle = grid.largest_code / 2
     zero_point = middle + (grid.zero_point - middle) * grid.scale / scale
     return UniformGrid(scale, torch.floor(_clip(zero_point, deviations) + 0.5), grid.bits)
@@ -41,7 +41,7 @@ def fold(norm: nn.LayerNorm, readers: list[nn.Linear], grid: UniformGrid, fold_s
     """
     target = tensor_grid(grid)
     ratio = grid.scale / target.scale  # r_c
-    shift = target.scale * (target.zero_point - grid.zero_point)  # added to x_c / r_c, so that z_c becomes z
+    shift = target.scale * (grid.zero_point - target.zero_point)  # -b_c: with it, codes around z_c lie around z
     if not fold_shift:
         shift = torch.zeros_like(shift)
         target = UniformGrid(target.scale, grid.zero_point, grid.bits)

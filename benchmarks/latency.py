@@ -1,0 +1,133 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Time of a forward, interleaved in one process, as multiples of float32 eager.
+
+    python benchmarks/latency.py                         # ViT-S, ViT-B and Swin-T sizes, one thread
+    python benchmarks/latency.py --compile               # torch.compile too (minutes more)
+    python benchmarks/latency.py --table                 # print what was measured before
+
+Weights are random: only time and memory are read off here. Each repetition runs every contender once, in turn; the
+numbers are medians.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from common import machine, read_results, write_result
+from transformers import PreTrainedModel, SwinConfig, SwinForImageClassification, ViTConfig, ViTForImageClassification
+
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.hub import insert_packed_layers
+from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
+
+
+FILE = "latency.jsonl"
+SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+SIZES: dict[str, Callable[[], PreTrainedModel]] = {
+    "ViT-S/16": lambda: ViTForImageClassification(ViTConfig(**SMALL)),
+    "ViT-B/16": lambda: ViTForImageClassification(ViTConfig()),
+    "Swin-T": lambda: SwinForImageClassification(SwinConfig()),
+}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if not arguments.table:
+        torch.set_num_threads(arguments.threads)
+        for size in arguments.models:
+            for batch in arguments.batches:
+                measure(size, batch, arguments)
+    print_table()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--table", action="store_true", help="only print what was measured before")
+    return parser.parse_args()
+
+
+def measure(size: str, batch: int, arguments: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    model = SIZES[size]().eval()
+    pixels = torch.randn(batch, 3, 224, 224)
+    contenders = build_contenders(model, arguments.compile)
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    with torch.inference_mode():
+        for name, (run, dtype) in contenders.items():
+            run(pixel_values=pixels.to(dtype))  # warm up; compiles
+        for _ in range(arguments.repeats):
+            for name, (run, dtype) in contenders.items():
+                started = time.perf_counter()
+                run(pixel_values=pixels.to(dtype))
+                times[name].append(time.perf_counter() - started)
+    base = statistics.median(times["float32 eager"])
+    for name, seconds in times.items():
+        row = {
+            "model": size, "batch": batch, "threads": arguments.threads, "contender": name,
+            "milliseconds": 1000 * statistics.median(seconds), "speedup": base / statistics.median(seconds),
+            "machine": machine(),
+        }  # fmt: skip
+        write_result(FILE, row)
+        print(f"{size} batch {batch} {name}: {row['milliseconds']:.1f} ms, {row['speedup']:.2f} x", flush=True)
+
+
+def build_contenders(model: PreTrainedModel, compiled: bool) -> dict[str, tuple[Callable, torch.dtype]]:
+    float32, bfloat16 = torch.float32, torch.bfloat16
+    dynamic = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}, torch.qint8)
+    half = copy.deepcopy(model).to(bfloat16)
+    packed = {bits: random_packed(model, bits) for bits in (8, 4)}
+    mixed_plan = {name: 3 + index % 4 for index, name in enumerate(BitPlan.uniform(model, 4).bits)}
+    contenders: dict[str, tuple[Callable, torch.dtype]] = {
+        "float32 eager": (model, float32),
+        "bfloat16 eager": (half, bfloat16),
+        "torch dynamic int8": (dynamic, float32),
+        "mixq W8A8 eager": (packed[8], float32),
+        "mixq W4A4 eager": (packed[4], float32),
+        "mixq mixed 3-6 eager": (random_packed(model, mixed_plan), float32),
+        "mixq W4A4 bfloat16 eager": (copy.deepcopy(packed[4]).to(bfloat16), bfloat16),
+    }
+    if compiled:
+        for name in ("float32", "bfloat16", "mixq W8A8", "mixq W4A4", "mixq W4A4 bfloat16"):
+            run, dtype = contenders[f"{name} eager"]
+            contenders[f"{name} compiled"] = (torch.compile(run), dtype)
+    return contenders
+
+
+def random_packed(model: PreTrainedModel, bits: int | dict[str, int]) -> PreTrainedModel:
+    """Return a packed model with arbitrary codes: as fast as a calibrated one."""
+    packed = copy.deepcopy(model)
+    plan = BitPlan.uniform(model, bits) if isinstance(bits, int) else BitPlan(bits)
+    insert_packed_layers(packed, MixQConfig(plan=plan.bits))
+    generator = torch.Generator().manual_seed(0)
+    for name, buffer in packed.named_buffers():
+        if buffer.dtype == torch.uint8:
+            buffer.random_(0, 256 if name.endswith(("weight", "codes")) else 2, generator=generator)
+        elif name.endswith("scale") and "mixq_" in name:
+            buffer.copy_(torch.full(buffer.shape, 0.05, dtype=torch.float16).view(torch.int16))
+    for module in packed.modules():
+        if isinstance(module, (PackedLinear, PackedConv2d)):
+            module.prepare()
+    return packed.eval()
+
+
+def print_table() -> None:
+    rows = read_results(FILE)
+    print("\n| model | batch | threads | contender | ms | x float32 eager |\n|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['model']} | {row['batch']} | {row['threads']} | {row['contender']} | {row['milliseconds']:.1f} "
+            f"| {row['speedup']:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

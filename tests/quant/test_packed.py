@@ -1,0 +1,170 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Quantized layers in both lives: fake-quantized and packed."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from optimum_mixq.quant.grids import dequantize, fake_quantize, quantize
+from optimum_mixq.quant.kernels import IntegerLinear
+from optimum_mixq.quant.layers import QuantConv2d, QuantLinear, column_operand
+from optimum_mixq.quant.observers import RowObserver, minmax_grid, searched_weight_grid
+from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
+
+
+BITS = range(2, 9)
+
+
+def quant_linear(bits=4, arithmetic="column", bias=True, inputs=40, outputs=24):
+    generator = torch.Generator().manual_seed(bits)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    rows = torch.randn(200, inputs, generator=generator) * torch.logspace(-1, 1, inputs) + 0.5
+    observer = RowObserver("layer")
+    observer.observe(rows)
+    input_grid = minmax_grid(observer.result(), bits)
+    scaled = weight * input_grid.scale if arithmetic == "folded" or bits == 8 else weight
+    grid = searched_weight_grid(scaled, bits)
+    vector = torch.randn(outputs, generator=generator) if bias else None
+    return QuantLinear(weight, vector, grid, input_grid, arithmetic).eval(), rows
+
+
+def slow_output(layer, rows):
+    """The layer's equation in float64, one output at a time."""
+    grid, inputs = layer.weight_grid, layer.input_grid
+    codes = quantize(rows, inputs).double() - inputs.zero_point.double()
+    gridded = dequantize(quantize(layer.gridded_weight(), grid), grid).double()
+    columns = inputs.scale.double()
+    results = []
+    for row in range(layer.out_features):
+        if layer.arithmetic == "folded":
+            weights = gridded[row]
+        else:
+            operand, scale = column_operand(gridded[row : row + 1].float(), inputs.scale)
+            weights = operand[0].double() * scale[0].double()
+            assert ((weights - gridded[row] * columns).abs() <= scale.double() / 2 + 1e-9).all()
+        results.append((codes * weights).sum(1) + (0 if layer.bias is None else layer.bias[row].double()))
+    return torch.stack(results, 1)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+def test_a_layer_computes_its_equation(bits, arithmetic):
+    layer, rows = quant_linear(bits, arithmetic)
+    assert torch.allclose(layer(rows).double(), slow_output(layer, rows), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_packed_layer_gives_the_same_numbers_to_the_bit(bits, arithmetic, bias):
+    layer, rows = quant_linear(bits, arithmetic, bias)
+    assert torch.equal(PackedLinear.from_quant(layer)(rows), layer(rows))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_training_and_evaluation_agree_up_to_rounding(bits):
+    layer, rows = quant_linear(bits)
+    assert torch.allclose(layer.train()(rows), layer.eval()(rows), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_weight_bias_and_input():
+    layer, rows = quant_linear()
+    rows.requires_grad_()
+    layer.train()(rows).square().sum().backward()
+    for tensor in (layer.weight, layer.bias, rows):
+        assert tensor.grad is not None and tensor.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_codes_take_their_true_width(bits):
+    packed = PackedLinear.from_quant(quant_linear(bits)[0])
+    assert packed.weight.dtype == torch.uint8 and packed.weight.numel() == 40 * 24 * bits // 8
+
+
+@pytest.mark.parametrize("backend", ["onednn", "int_mm", "float"])
+@pytest.mark.parametrize("shape", [(1, 40), (3, 7, 40)])
+def test_every_backend_sums_integers_exactly(backend, shape):
+    if backend == "onednn" and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    codes = torch.randint(0, 256, shape, dtype=torch.uint8)
+    operand = torch.randint(-127, 128, (24, 40), dtype=torch.int8)
+    scale, bias = torch.rand(24) + 0.1, torch.randn(24)
+    expected = (codes.double() @ operand.double().T) * scale.double() + bias.double()
+    output = IntegerLinear(operand, scale, bias, backend)(codes)
+    assert output.dtype == torch.float32
+    assert torch.allclose(output.double(), expected, rtol=1e-6, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_give_half_precision_outputs(dtype):
+    layer, rows = quant_linear()
+    packed = PackedLinear.from_quant(layer).to(dtype)
+    output = packed(rows.to(dtype))
+    assert output.dtype == dtype
+    assert torch.allclose(output.float(), layer(rows.to(dtype).float()), rtol=0.02, atol=0.2)
+
+
+def test_casting_leaves_scales_alone():
+    packed = PackedLinear.from_quant(quant_linear()[0])
+    before = packed.input_grid.scale
+    assert torch.equal(packed.to(torch.bfloat16).input_grid.scale, before)
+
+
+def test_copies_pickles_and_state_dicts_compute_the_same(tmp_path):
+    layer, rows = quant_linear()
+    packed = PackedLinear.from_quant(layer)
+    expected = packed(rows)
+    torch.save(packed, tmp_path / "layer.pt")
+    loaded = torch.load(tmp_path / "layer.pt", weights_only=False)
+    fresh = PackedLinear(40, 24, 4, 4, "column", True)
+    fresh.load_state_dict(packed.state_dict())
+    for other in (copy.deepcopy(packed), loaded, fresh):
+        assert torch.equal(other(rows), expected)
+
+
+def test_a_new_state_is_seen_at_the_next_forward():
+    (first, rows), (second, _) = quant_linear(4), quant_linear(4)
+    second.bias.data.add_(1)
+    packed, other = PackedLinear.from_quant(first), PackedLinear.from_quant(second)
+    packed(rows)
+    packed.load_state_dict(other.state_dict())
+    assert torch.equal(packed(rows), other(rows))
+
+
+def test_the_dequantized_layer_does_the_same_to_inputs_on_the_grid():
+    layer, rows = quant_linear()
+    on_grid = fake_quantize(rows, layer.input_grid)
+    linear = PackedLinear.from_quant(layer).to_float()
+    assert torch.allclose(linear(on_grid), layer(on_grid), rtol=1e-4, atol=1e-4)
+
+
+def patch_embedding():
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 8, 4, 4)
+    pixels = torch.randn(2, 3, 8, 8)
+    observer = RowObserver("stem")
+    observer.observe(pixels.permute(0, 2, 3, 1))
+    layer = QuantConv2d(stem, searched_weight_grid(stem.weight.flatten(1), 8), minmax_grid(observer.result(), 8))
+    return stem, layer.eval(), pixels
+
+
+def test_the_packed_patch_embedding_gives_the_same_numbers_to_the_bit():
+    stem, layer, pixels = patch_embedding()
+    packed = PackedConv2d.from_quant(layer)
+    assert torch.equal(packed(pixels), layer(pixels))
+    assert (packed(pixels) - stem(pixels)).abs().max() < 0.05
+    assert torch.equal(copy.deepcopy(packed)(pixels), layer(pixels))
+
+
+def test_the_packed_patch_embedding_shows_the_models_dtype():
+    packed = PackedConv2d.from_quant(patch_embedding()[1])
+    assert packed.weight.dtype == torch.float32
+    assert packed.to(torch.bfloat16).weight.dtype == torch.bfloat16
+
+
+def test_a_convolution_that_is_no_patch_embedding_is_refused():
+    _, layer, _ = patch_embedding()
+    with pytest.raises(ValueError, match="Expected a patch embedding"):
+        QuantConv2d(nn.Conv2d(3, 8, 4, 2), layer.weight_grid, layer.weight_grid)

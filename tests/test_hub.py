@@ -1,0 +1,284 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Saving, loading and running packed models through transformers' own doors."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import BUILDERS, make_model, random_pixels
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageClassification, pipeline
+
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.pipeline import quantize_model
+from optimum_mixq.quant.packing import packed_size
+
+
+def packed(name="vit", bits=4, **options):
+    model = make_model(name)
+    config = MixQConfig(bits=bits, **options)
+    return quantize_model(model, BitPlan.uniform(model, bits), [random_pixels(model, 8)], config)
+
+
+@torch.no_grad()
+def logits(model, pixels):
+    return model(pixel_values=pixels).logits
+
+
+def reload(folder, **options):
+    return AutoModelForImageClassification.from_pretrained(folder, **options).eval()
+
+
+def load_exact(name, folder, **options):
+    """DeiT with teacher has no Auto class of its own."""
+    model_class = type(BUILDERS[name]())
+    return model_class.from_pretrained(folder, **options).eval()
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+def test_every_family_reloads_to_the_same_logits(name, arithmetic, tmp_path):
+    model = packed(name, 4, arithmetic=arithmetic)
+    model.save_pretrained(tmp_path)
+    pixels = random_pixels(model, 5, seed=7)
+    assert torch.equal(logits(load_exact(name, tmp_path), pixels), logits(model, pixels))
+
+
+@pytest.mark.parametrize("bits", [*range(2, 9), (2, 8), (8, 3)])
+def test_every_width_reloads_to_the_same_logits(bits, tmp_path):
+    model = packed("vit", bits)
+    model.save_pretrained(tmp_path)
+    pixels = random_pixels(model, 5, seed=7)
+    assert torch.equal(logits(reload(tmp_path), pixels), logits(model, pixels))
+
+
+def test_a_fresh_process_gets_the_same_logits(tmp_path):
+    model = packed("swin", 3)
+    model.save_pretrained(tmp_path / "model")
+    pixels = random_pixels(model, 5, seed=7)
+    torch.save((pixels, logits(model, pixels)), tmp_path / "expected.pt")
+    script = f"""
+import torch, optimum_mixq
+from transformers import AutoModelForImageClassification
+model = AutoModelForImageClassification.from_pretrained({str(tmp_path / "model")!r})
+pixels, expected = torch.load({str(tmp_path / "expected.pt")!r})
+with torch.no_grad():
+    print(torch.equal(model(pixel_values=pixels).logits, expected))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "True"
+
+
+def test_without_the_package_loading_stops_instead_of_giving_random_weights(tmp_path):
+    packed().save_pretrained(tmp_path)
+    script = f"""
+from transformers import AutoModelForImageClassification
+AutoModelForImageClassification.from_pretrained({str(tmp_path)!r})
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode != 0 and "mismatch" in run.stderr
+
+
+def test_shards_reload(tmp_path):
+    model = packed()
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    pixels = random_pixels(model, 5, seed=7)
+    assert torch.equal(logits(reload(tmp_path), pixels), logits(model, pixels))
+
+
+def test_a_second_save_is_the_same_file(tmp_path):
+    packed().save_pretrained(tmp_path / "first")
+    reload(tmp_path / "first").save_pretrained(tmp_path / "second")
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_file_is_as_large_as_its_bits_and_float_parts(bits, tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_hidden_layers": 2}
+    model = ViTForImageClassification(ViTConfig(**size, image_size=32, patch_size=8)).eval()
+    config = MixQConfig(bits=bits)
+    small = quantize_model(model, BitPlan.uniform(model, bits), [random_pixels(model, 4)], config)
+    small.save_pretrained(tmp_path)
+    weights = 2 * 12 * 384 * 384
+    codes = packed_size(weights, bits) + packed_size(384 * 3 * 64 + 2 * 384, 8)
+    others = sum(
+        tensor.numel() * tensor.element_size()
+        for name, tensor in small.state_dict().items()
+        if not (name.endswith(("weight", "mixq_codes")) and tensor.dtype == torch.uint8)
+    )
+    assert (tmp_path / "model.safetensors").stat().st_size <= 1.03 * (codes + others)
+    # What the grids add to codes, biases, LayerNorms and embeddings.
+    grids = sum(t.numel() * t.element_size() for name, t in small.state_dict().items() if "mixq_" in name)
+    assert grids <= 0.15 * codes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_other_dtypes_load_run_and_keep_their_scales(dtype, tmp_path):
+    model = packed()
+    model.save_pretrained(tmp_path)
+    half = reload(tmp_path, dtype=dtype)
+    pixels = random_pixels(model, 8, seed=7)
+    output = logits(half, pixels)
+    assert output.dtype == dtype
+    assert torch.equal(half.vit.layers[0].mlp.fc1.mixq_input_scale, model.vit.layers[0].mlp.fc1.mixq_input_scale)
+    spread = logits(model, pixels).std()
+    assert (output.float() - logits(model, pixels)).abs().mean() < 0.5 * spread
+
+
+def test_autocast_runs():
+    model = packed()
+    pixels = random_pixels(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(logits(model, pixels)).all()
+
+
+def test_device_map_loads(tmp_path):
+    model = packed()
+    model.save_pretrained(tmp_path)
+    pixels = random_pixels(model)
+    assert torch.equal(logits(reload(tmp_path, device_map="cpu"), pixels), logits(model, pixels))
+
+
+def test_copies_and_pickles_give_the_same_logits(tmp_path):
+    model = packed()
+    pixels = random_pixels(model)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(logits(copy.deepcopy(model), pixels), logits(model, pixels))
+    assert torch.equal(logits(loaded, pixels), logits(model, pixels))
+
+
+def test_an_image_classification_pipeline_runs(tmp_path, processor):
+    from PIL import Image
+
+    model = packed()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    classify = pipeline("image-classification", model=str(tmp_path))
+    assert len(classify(Image.new("RGB", (16, 16)))) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_a_compiled_model_gives_nearly_the_same_logits_in_one_graph(name):
+    model = packed(name)
+    pixels = random_pixels(model)
+    compiled = torch.compile(model, fullgraph=True)
+    with torch.no_grad():
+        output = compiled(pixel_values=pixels).logits
+    spread = logits(model, pixels).std()
+    assert (output - logits(model, pixels)).abs().max() < 0.5 * spread
+
+
+def test_dequantize_gives_a_float_model(tmp_path):
+    model = packed("deit", 8)
+    pixels = random_pixels(model, 8)
+    expected = logits(model, pixels)
+    model.save_pretrained(tmp_path)
+    plain = reload(tmp_path).dequantize()
+    assert not hasattr(plain.config, "quantization_config")
+    assert (logits(plain, pixels) - expected).abs().mean() < 0.05 * expected.std()
+    plain.save_pretrained(tmp_path / "plain")
+    assert torch.equal(logits(reload(tmp_path / "plain"), pixels), logits(plain, pixels))
+
+
+def test_the_saved_config_says_what_was_done(tmp_path):
+    packed(bits=(3, 5), arithmetic="folded").save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert saved["quant_method"] == "mixq" and saved["format_version"] == 1
+    assert saved["arithmetic"] == "folded" and saved["plan"]["blocks.0.qkv"] == [3, 5]
+    assert isinstance(reload(tmp_path).config.quantization_config, MixQConfig)
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"].update(changes)
+    path.write_text(json.dumps(config))
+
+
+def test_a_future_format_is_said(tmp_path):
+    packed().save_pretrained(tmp_path)
+    edit_config(tmp_path, format_version=2)
+    with pytest.raises(ValueError, match=r"saved in mixq format 2; this release of optimum-mixq reads format 1. Upgr"):
+        reload(tmp_path)
+
+
+def test_a_plan_that_does_not_fit_is_said(tmp_path):
+    packed().save_pretrained(tmp_path)
+    edit_config(tmp_path, plan={"blocks.9.qkv": [4, 4]})
+    with pytest.raises(ValueError, match=r"The plan names the unit 'blocks.9.qkv', .* did you mean blocks"):
+        reload(tmp_path)
+    edit_config(tmp_path, plan=None)
+    with pytest.raises(ValueError, match="has no plan, so its layers' bits are unknown"):
+        reload(tmp_path)
+
+
+def test_a_plan_of_other_widths_is_said(tmp_path):
+    model = packed()
+    model.save_pretrained(tmp_path)
+    plan = dict(model.config.quantization_config.plan)
+    edit_config(tmp_path, plan={unit: [3, 4] for unit in plan})
+    with pytest.raises(RuntimeError, match="mismatch"):
+        reload(tmp_path)
+
+
+def corrupt(folder, change):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_a_corrupt_scale_is_named(tmp_path):
+    packed().save_pretrained(tmp_path)
+    key = next(k for k in load_file(tmp_path / "model.safetensors") if k.endswith("mixq_weight_scale"))
+    corrupt(tmp_path, lambda tensors: tensors[key].fill_(-1))
+    with pytest.raises(ValueError, match=r"mixq_weight_scale holds scales that are no positive numbers"):
+        reload(tmp_path)
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    packed().save_pretrained(tmp_path)
+    key = next(k for k in load_file(tmp_path / "model.safetensors") if k.endswith("mixq_input_scale"))
+    corrupt(tmp_path, lambda tensors: tensors.pop(key))
+    with pytest.raises(ValueError, match=r"mixq_input_scale .*corrupt"):
+        reload(tmp_path)
+
+
+def test_a_truncated_file_does_not_load(tmp_path):
+    packed().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(Exception, match=r"[Ii]ncomplete|invalid|Error"):
+        reload(tmp_path)
+
+
+def test_a_float_checkpoint_with_our_config_says_to_use_the_quantizer(tmp_path, vit):
+    vit.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"mixq needs images to calibrate on. Use MixQQuantizer"):
+        reload(tmp_path, quantization_config=MixQConfig())
+
+
+def test_registering_twice_does_no_harm():
+    from optimum_mixq.hub import _register
+
+    _register()
+    assert AutoConfig is not None
+
+
+def test_calibrating_a_packed_model_is_refused():
+    from optimum_mixq.stages.calibration import calibrate
+
+    model = packed()
+    with pytest.raises(ValueError, match="Expected a float model, found one that is quantized already"):
+        calibrate(model, BitPlan(dict(model.config.quantization_config.plan)), [random_pixels(model)], MixQConfig())
