@@ -62,7 +62,7 @@ def measure(size: str, batch: int, arguments: argparse.Namespace) -> None:
     contenders = build_contenders(model, arguments.compile)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     with torch.inference_mode():
-        for name, (run, dtype) in contenders.items():
+        for run, dtype in contenders.values():
             run(pixel_values=pixels.to(dtype))  # warm up; compiles
         for _ in range(arguments.repeats):
             for name, (run, dtype) in contenders.items():

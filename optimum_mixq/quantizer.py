@@ -69,7 +69,10 @@ class MixQQuantizer(OptimumQuantizer):
         self._seen = frozenset(digest for batch in batches for digest in batch.fingerprints)
         self.quantized = quantize_model(self.model, plan, [batch.pixel_values for batch in batches], config)
         if target is not None:
-            self.save_pretrained(target)
+            # Written beside and renamed: who stops in the middle finds no half a model.
+            unfinished = target.with_name(f".{target.name}.unfinished")
+            self.save_pretrained(unfinished)
+            unfinished.replace(target)
         return self.quantized
 
     def evaluate(

@@ -96,7 +96,9 @@ def log_grid_powers(scores: Tensor, bits: int) -> Tensor:
     largest = scores.detach().amax(-1, keepdim=True)
     # minus the code: -floor(x + 1/2) = ceil(-x - 1/2)
     exponents = ((scores.detach() - largest) * (2 / math.log(2))).sub_(0.5).ceil_()
-    powers = F.threshold_(exponents.mul_(0.5).exp2_(), 2 ** (-(2**bits - 1.5) / 2), 0.0)  # below the last but one code
+    powers = torch.threshold_(
+        exponents.mul_(0.5).exp2_(), 2 ** (-(2**bits - 1.5) / 2), 0.0
+    )  # below the last but one code
     if not scores.requires_grad:
         return powers
     smooth = torch.exp(scores - largest)

@@ -1,0 +1,115 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from optimum_mixq import demo_images_path, demo_model_path
+
+
+PROGRAM = Path(sysconfig.get_path("scripts")) / "optimum-cli"
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words, **options):
+    command = [str(PROGRAM), "mixq", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def test_help_names_the_commands_without_loading_torch():
+    result = run("--help")
+    assert result.returncode == 0
+    for command in ("quantize", "evaluate", "demo"):
+        assert command in result.stdout
+    script = "import sys, optimum.commands.register.register_mixq; print('torch' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "False"
+
+
+def test_our_part_of_help_takes_well_under_a_second():
+    script = (
+        "import time, optimum.commands.base; start = time.perf_counter(); "
+        "import optimum.commands.register.register_mixq; print(time.perf_counter() - start)"
+    )
+    spent = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(spent.stdout) < 0.2
+
+
+def test_quantize_then_evaluate_from_the_shell(tmp_path):
+    output = tmp_path / "packed"
+    words = ["--model", demo_model_path("swin"), "--dataset", demo_images_path()]
+    result = run("quantize", *words, "--bits", "4/8", "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert f"{output}: 0." in result.stdout
+    config = json.loads((output / "config.json").read_text())
+    assert config["quantization_config"]["plan"]["stages.0.blocks.0.fc1"] == [4, 8]
+    result = run("evaluate", "--model", output, "--dataset", demo_images_path(), "--samples", 200)
+    assert result.returncode == 0, result.stderr
+    assert "top-1 9" in result.stdout and "on 200 images (95 % interval" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "--model", "{model}", "--dataset", "./nowhere"], "There is no folder nowhere"),
+        (["quantize", "--model", "{model}", "--dataset", "{images}", "--output", "{full}"], "is not an empty folder"),
+        (
+            ["quantize", "--model", "{model}", "--dataset", "{images}", "--output", "new", "--bits", "9"],
+            "Expected bits to be a width of 2 to 8",
+        ),
+        (
+            ["quantize", "--model", "{model}", "--dataset", "{images}", "--output", "new", "--plan", "no.json"],
+            "No such file",
+        ),
+        (
+            [
+                "quantize", "--model", "{model}", "--dataset", "{images}", "--output", "new",
+                "--calibration-samples", "5000",
+            ],
+            "Expected at least 5000 images, found 256",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_person_can_mend_is_one_line(words, message, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("here")
+    places = {"model": demo_model_path("vit"), "images": demo_images_path(), "full": tmp_path / "full"}
+    result = run(*(word.format(**places) for word in words), cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("optimum-cli mixq: ") and message in last
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_wheel_holds_the_models_the_images_and_the_command(tmp_path):
+    started = time.monotonic()
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for model in ("vit", "deit", "swin"):
+        for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
+            assert f"optimum_mixq/demo/models/{model}/{file}" in names
+    assert {"optimum_mixq/demo/images/train.parquet", "optimum_mixq/demo/images/test.parquet"} <= names
+    assert "optimum/commands/register/register_mixq.py" in names and "optimum_mixq/quant/grids.py" in names
+    # PEP 420: an __init__.py here would hide the other packages of the namespace.
+    assert not {"optimum/__init__.py", "optimum/commands/__init__.py"} & names
+    assert not any(name.startswith(("tests/", "benchmarks/", "examples/")) for name in names)
+    assert time.monotonic() - started < 120

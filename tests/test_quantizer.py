@@ -1,0 +1,76 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import pytest
+import torch
+from conftest import random_pixels
+
+from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
+
+
+SMALL = MixQConfig(bits=4, calibration_samples=8, batch_size=4)
+
+
+def test_a_model_in_memory_is_quantized_and_left_as_it_is(vit):
+    before = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
+    packed = MixQQuantizer.from_pretrained(vit).quantize(SMALL, random_pixels(vit, 12))
+    assert packed is not vit and packed.config.quantization_config.bits == 4
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vit.state_dict().items())
+
+
+def test_a_plan_says_the_bits(vit):
+    plan = BitPlan(dict.fromkeys(BitPlan.uniform(vit, 4).bits, (3, 5)))
+    packed = MixQQuantizer.from_pretrained(vit).quantize(SMALL, random_pixels(vit, 12), plan=plan)
+    assert packed.config.quantization_config.plan["blocks.1.fc2"] == [3, 5]
+
+
+def test_the_same_seed_draws_the_same_images_and_gives_the_same_model(vit):
+    pixels = random_pixels(vit, 40)
+    first, second = (MixQQuantizer.from_pretrained(vit).quantize(SMALL, pixels).state_dict() for _ in range(2))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_calibration_images_are_not_evaluated(vit):
+    pixels = random_pixels(vit, 20)
+    quantizer = MixQQuantizer.from_pretrained(vit)
+    quantizer.quantize(SMALL, pixels[:8])
+    scores = quantizer.evaluate(pixels)
+    assert scores["float"].images == scores["quantized"].images == 12
+    with pytest.raises(ValueError, match="the source is empty, or all of it served calibration"):
+        quantizer.evaluate(pixels[:8])
+
+
+def test_evaluating_before_quantizing_is_said(vit):
+    with pytest.raises(ValueError, match="There is no quantized model yet: call quantize"):
+        MixQQuantizer.from_pretrained(vit).evaluate(random_pixels(vit))
+
+
+def test_a_full_folder_is_refused_before_any_work(vit, tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
+        MixQQuantizer.from_pretrained(vit).quantize(SMALL, None, save_dir=tmp_path)
+
+
+def test_an_interrupted_save_leaves_no_half_written_model(vit, tmp_path, monkeypatch):
+    from transformers import PreTrainedModel
+
+    def write_half(self, folder, **_):
+        (tmp_path / "somewhere").mkdir(exist_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", write_half)
+    with pytest.raises(KeyboardInterrupt):
+        MixQQuantizer.from_pretrained(vit).quantize(SMALL, random_pixels(vit, 12), save_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_family_goes_through(model):
+    packed = MixQQuantizer.from_pretrained(model).quantize(SMALL, random_pixels(model, 8))
+    with torch.no_grad():
+        assert packed(pixel_values=random_pixels(model)).logits.shape == (4, 5)
+
+
+def test_an_unsupported_model_is_refused_at_once():
+    from transformers import BertConfig, BertModel
+
+    bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+    with pytest.raises(ValueError, match="Expected a model of type deit, swin, vit"):
+        MixQQuantizer.from_pretrained(bert)
