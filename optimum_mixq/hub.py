@@ -66,6 +66,7 @@ class MixQHfQuantizer(HfQuantizer):
         for name, module in model.named_modules():
             if isinstance(module, (PackedLinear, PackedConv2d)):
                 _check_buffers(name, module)
+            if isinstance(module, (PackedLinear, PackedConv2d, AttentionQuantizer)):
                 module.prepare()
         return model.requires_grad_(False)
 

@@ -5,9 +5,10 @@ The blocks of a ViT, DeiT or Swin form a chain: each takes the hidden states tha
 them arguments (masks, map sizes) that do not depend on the weights. `record_calls` keeps those.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +23,7 @@ class BlockCall:
 
     arguments: tuple[Any, ...]
     options: dict[str, Any]
+    others_returned: int | None = None  # beside hidden states, in a tuple; None where the output is a bare tensor
 
 
 class _Stop(Exception):
@@ -37,7 +39,13 @@ def record_calls(model: PreTrainedModel, architecture: Architecture, pixel_value
         def keep(_: Any, arguments: tuple, options: dict, name: str = block.name) -> None:
             calls[name] = BlockCall(arguments[1:], dict(options))
 
-        hooks.append(model.get_submodule(block.module).register_forward_pre_hook(keep, with_kwargs=True))
+        def note(_: Any, __: Any, output: Any, name: str = block.name) -> None:
+            if isinstance(output, tuple):
+                calls[name] = replace(calls[name], others_returned=len(output) - 1)
+
+        module = model.get_submodule(block.module)
+        hooks.append(module.register_forward_pre_hook(keep, with_kwargs=True))
+        hooks.append(module.register_forward_hook(note))
     try:
         model(pixel_values=pixel_values)
     finally:
@@ -69,6 +77,57 @@ def run_block(model: PreTrainedModel, block: Block, hidden: Tensor, call: BlockC
     """Return the block's hidden states, given those of the block before."""
     output = model.get_submodule(block.module)(hidden, *call.arguments, **call.options)
     return output[0] if isinstance(output, tuple) else output
+
+
+def finish(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    calls: dict[str, BlockCall],
+    pixel_values: Tensor,
+    hidden: Tensor,
+) -> Any:
+    """Return the model's output for the hidden states after its last block, running no block.
+
+    `pixel_values` (1, C, H, W) is any one image: it goes through the stem, and is forgotten.
+    """
+    patched = []
+    try:
+        for block in architecture.blocks:
+            module = model.get_submodule(block.module)
+
+            def forward(
+                _: Tensor, *__: Any, others: int | None = calls[block.name].others_returned, **___: Any
+            ) -> Any:
+                return hidden if others is None else (hidden, *[None] * others)
+
+            module.forward = forward
+            patched.append(module)
+        return model(pixel_values=pixel_values)
+    finally:
+        for module in patched:
+            del module.forward
+
+
+@contextmanager
+def replayed_outputs(model: PreTrainedModel) -> Iterator[Callable[[str, Sequence[Any]], None]]:
+    """Yield a function `replay(module name, outputs)`: from then on that module returns the given outputs in turn.
+
+    One output per batch: as long as every pass over the batches calls the module once per batch, it is given back
+    what it would have computed again.
+    """
+    patched = []
+
+    def replay(name: str, outputs: Sequence[Any]) -> None:
+        turn = itertools.cycle(outputs)
+        module = model.get_submodule(name)
+        module.forward = lambda *_, **__: next(turn)
+        patched.append(module)
+
+    try:
+        yield replay
+    finally:
+        for module in patched:
+            del module.forward
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Attention with quantized operands: query, key and value on uniform grids, softmax on the log-sqrt2 grid."""
+"""Attention with quantized operands: query, key and value on uniform grids, softmax on a logarithmic grid."""
 
 import math
 
@@ -7,8 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimum_mixq.quant.grids import UniformGrid, fake_quantize
+from optimum_mixq.quant.grids import UniformGrid, fake_quantize, log_steps
 from optimum_mixq.quant.packing import int16_to_scale, scale_to_int16
+
+
+# Asked once: torch.compile does not trace the question (torch 2.13).
+CPU_MULTIPLIES_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported()
 
 
 class AttentionQuantizer(nn.Module):
@@ -31,16 +35,25 @@ class AttentionQuantizer(nn.Module):
             shape = (heads, head_size)
             self.register_buffer(f"mixq_{name}_scale", torch.zeros(shape, dtype=torch.int16, device=device))
             self.register_buffer(f"mixq_{name}_zero_point", torch.zeros(shape, dtype=torch.int16, device=device))
+        self.prepare()
 
     def set_grid(self, name: str, grid: UniformGrid) -> None:
         """Take the grid (heads, head size) of "query", "key" or "value"."""
         getattr(self, f"mixq_{name}_scale").copy_(scale_to_int16(grid.scale))
         getattr(self, f"mixq_{name}_zero_point").copy_(grid.zero_point)
+        self.prepare()
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Read the grids' buffers: after they were filled from a checkpoint. Moving and `set_grid` call it."""
+        self._grids: dict[str, UniformGrid] = {}
+        for name in ("query", "key", "value"):
+            scale = int16_to_scale(getattr(self, f"mixq_{name}_scale")).unsqueeze(1)  # (heads, 1, head size)
+            self._grids[name] = UniformGrid(scale, getattr(self, f"mixq_{name}_zero_point").float().unsqueeze(1), 8)
 
     def grid(self, name: str, bits: int) -> UniformGrid:
         """Return the grid of an operand, to broadcast against (B, heads, T, head size)."""
-        scale = int16_to_scale(getattr(self, f"mixq_{name}_scale")).unsqueeze(1)
-        return UniformGrid(scale, getattr(self, f"mixq_{name}_zero_point").float().unsqueeze(1), bits)
+        return UniformGrid(self._grids[name].scale, self._grids[name].zero_point, bits)
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0
@@ -49,11 +62,31 @@ class AttentionQuantizer(nn.Module):
 
         `mask` is added to the scaled scores.
         """
+        if self.qk_bits is None or self.av_bits is None or query.requires_grad:
+            return self._attend_with_gradient(query, key, value, mask, scaling, dropout)
+        # Of everything around the matmuls, passes over memory cost most: in place, and with integer operands, which
+        # bfloat16 holds exactly up to 256; the scales of query and key both go into the query.
+        dtype = matmul_dtype(query.device)
+        scale = {name: grid.scale for name, grid in self._grids.items()}
+        queries = self._integers("query", query, self.qk_bits).mul_(scale["query"] * scale["key"] * scaling)
+        keys = self._integers("key", key, self.qk_bits).to(dtype)
+        scores = torch.matmul(queries.to(dtype), keys.transpose(-1, -2))  # (B, heads, T, T)
+        if mask is not None:
+            scores.add_(mask)
+        powers = log_grid_powers_(scores, self.av_bits)
+        total = powers.sum(-1, keepdim=True, dtype=torch.float32)  # (B, heads, T, 1)
+        values = self._integers("value", value, self.av_bits).to(dtype)
+        output = torch.matmul(powers, values).float().mul_(scale["value"]).div_(total)
+        return output.transpose(1, 2).contiguous().to(query.dtype)
+
+    def _attend_with_gradient(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float
+    ) -> Tensor:
         if self.qk_bits is not None:
-            query = self._round("query", query, self.qk_bits)
-            key = self._round("key", key, self.qk_bits)
+            query = fake_quantize(query, self.grid("query", self.qk_bits))
+            key = fake_quantize(key, self.grid("key", self.qk_bits))
         if self.av_bits is not None:
-            value = self._round("value", value, self.av_bits)
+            value = fake_quantize(value, self.grid("value", self.av_bits))
         scores = torch.matmul(query * scaling, key.transpose(-1, -2))  # (B, heads, T, T)
         if mask is not None:
             scores = scores + mask
@@ -65,18 +98,31 @@ class AttentionQuantizer(nn.Module):
         powers = F.dropout(powers, dropout, self.training)
         return (torch.matmul(powers, value) / total).transpose(1, 2).contiguous()
 
-    def _round(self, name: str, operand: Tensor, bits: int) -> Tensor:
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self.prepare()
+        return self
+
+    def _load_from_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        super()._load_from_state_dict(*args, **kwargs)
+        self.prepare()
+
+    def _integers(self, name: str, operand: Tensor, bits: int) -> Tensor:
+        """Return code - zero_point of an operand, as float32."""
         grid = self.grid(name, bits)
-        if operand.requires_grad:
-            return fake_quantize(operand, grid)
-        # The same values in place: of everything around the matmuls, passes over memory cost most.
-        codes = torch.addcmul(grid.zero_point + 0.5, operand.float(), 1 / grid.scale)
-        codes = codes.floor_().clamp_(0, grid.largest_code).sub_(grid.zero_point)
-        return codes.mul_(grid.scale).to(operand.dtype)
+        rounded = torch.addcmul(grid.zero_point + 0.5, operand.float(), 1 / grid.scale).floor_()
+        return rounded.clamp_(0, grid.largest_code).sub_(grid.zero_point)
+
+
+def matmul_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype in which attention multiplies: bfloat16 where the device multiplies it faster."""
+    if device.type == "cpu":
+        return torch.bfloat16 if CPU_MULTIPLIES_BFLOAT16 else torch.float32
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def quantized_softmax(scores: Tensor, bits: int) -> Tensor:
-    """Return softmax(scores) (..., T) with exp(score - row maximum) on the log-sqrt2 grid, rows summing to one.
+    """Return softmax(scores) (..., T) with exp(score - row maximum) on the logarithmic grid, rows summing to one.
 
     >>> quantized_softmax(torch.tensor([0.0, -math.log(2), -20.0]), bits=3).tolist()  # 1, 1/2, below the grid
     [0.6666666865348816, 0.3333333432674408, 0.0]
@@ -86,20 +132,26 @@ def quantized_softmax(scores: Tensor, bits: int) -> Tensor:
 
 
 def log_grid_powers(scores: Tensor, bits: int) -> Tensor:
-    """Return exp(score - row maximum) (..., T) on the log-sqrt2 grid.
-
-    log2 exp(d) = d / ln 2, so the code of an element is round(2 (maximum - score) / ln 2): no logarithm is taken.
+    """Return exp(score - row maximum) (..., T) on the logarithmic grid, with a straight-through gradient.
 
     # Unlike the paper: the grid is applied before the division by the row's sum, not after it. So the largest weight
     # of each row is exact, no scale has to be calibrated, and the rows still sum to one.
     """
-    largest = scores.detach().amax(-1, keepdim=True)
-    # minus the code: -floor(x + 1/2) = ceil(-x - 1/2)
-    exponents = ((scores.detach() - largest) * (2 / math.log(2))).sub_(0.5).ceil_()
-    powers = torch.threshold_(
-        exponents.mul_(0.5).exp2_(), 2 ** (-(2**bits - 1.5) / 2), 0.0
-    )  # below the last but one code
+    powers = log_grid_powers_(scores.detach().clone(), bits)
     if not scores.requires_grad:
         return powers
-    smooth = torch.exp(scores - largest)
+    smooth = torch.exp(scores - scores.detach().amax(-1, keepdim=True))
     return smooth + (powers - smooth).detach()
+
+
+def log_grid_powers_(scores: Tensor, bits: int) -> Tensor:
+    """Turn scores (..., T) in place into exp(score - row maximum) on the logarithmic grid.
+
+    log2 exp(d) = d / ln 2, so the code of an element is round(steps (maximum - score) / ln 2): no logarithm is taken.
+    """
+    steps = log_steps(bits)
+    scores.sub_(scores.amax(-1, keepdim=True))
+    # minus the code: -floor(x + 1/2) = ceil(-x - 1/2)
+    exponents = scores.mul_(steps / math.log(2)).sub_(0.5).ceil_()
+    # The last code is zero: cut halfway between it and the last but one.
+    return torch.threshold_(exponents.mul_(1 / steps).exp2_(), 2 ** (-(2**bits - 1.5) / steps), 0.0)

@@ -70,6 +70,19 @@ class IntegerLinear:
         return (products * self.scale + self.bias).view(*codes.shape[:-1], self.out_features)
 
 
+def gram(rows: Tensor) -> Tensor:
+    """Return rows^T rows (C, C) of rows (N, C); uint8 codes multiply as integers where the CPU does that fast."""
+    if rows.dtype != torch.uint8:
+        return rows.T @ rows
+    if choose_backend(rows.device) != "onednn":
+        return gram(rows.float()).double()
+    signed = (rows.to(torch.int16) - 128).to(torch.int8).T.contiguous()  # (C, N)
+    products = torch._int_mm(signed, signed.T).double()
+    # q^T q = (q - 128)^T (q - 128) + 128 (sums + sums^T) + 128^2 N, for sums of q - 128; in place, C may be thousands
+    sums = 128 * signed.sum(1, dtype=torch.int64).double()
+    return products.add_(sums[:, None]).add_(sums[None, :]).add_(128**2 * len(rows))
+
+
 @torch.library.custom_op("mixq::integer_linear", mutates_args=())
 def _integer_linear(codes: Tensor, handle: int, out_features: int) -> Tensor:
     return _kernels[handle].multiply(codes)

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
+from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, round_to_codes
+from optimum_mixq.quant.kernels import IntegerLinear
 
 
 Arithmetic = Literal["column", "folded"]
@@ -102,6 +103,11 @@ class QuantLinear(nn.Module):
         rounded = operand * scale / self.mixq_input_scale
         return values + (rounded - values).detach()
 
+    def kernel(self) -> IntegerLinear:
+        """Return what the packed layer will run: codes (..., C) to outputs (..., O)."""
+        operand, scale, bias = self._integers()
+        return IntegerLinear(operand.to(torch.int8), scale[:, 0], bias)
+
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return self._forward_in_integers(input)
@@ -114,11 +120,14 @@ class QuantLinear(nn.Module):
         Dequantizing first would round every product, and a last digit decides which code a value in the next layer
         gets: over a whole network evaluation and the packed model would drift apart.
         """
-        values = quantize(self.gridded_weight(), self.weight_grid)
-        operand, scale = integer_operand(values, self.weight_grid, self.mixq_input_scale, self.arithmetic)
-        bias = integer_bias(operand, scale, self.mixq_input_zero_point, self.bias)
-        codes = quantize(input, self.input_grid).to(operand.dtype)
+        operand, scale, bias = self._integers()
+        codes = round_to_codes(input, self.input_grid).to(operand.dtype)
         return (F.linear(codes, operand) * scale[:, 0] + bias).to(input.dtype)
+
+    def _integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        codes = round_to_codes(self.gridded_weight(), self.weight_grid)
+        operand, scale = integer_operand(codes, self.weight_grid, self.mixq_input_scale, self.arithmetic)
+        return operand, scale, integer_bias(operand, scale, self.mixq_input_zero_point, self.bias)
 
     def extra_repr(self) -> str:
         return (

@@ -124,8 +124,12 @@ class PackedLinear(nn.Module):
     def quantize_input(self, input: Tensor) -> Tensor:
         """Return the input's codes, uint8: the same arithmetic as `grids.quantize`, in fewer passes over memory."""
         shifted = torch.addcmul(self._offset, input.to(torch.float32), self._multiplier)
-        # Conversion to integers truncates, which is the floor of what is not negative.
-        return shifted.clamp_(0, 2**self.input_bits - 1).to(torch.uint8)
+        codes = shifted.clamp_(0, 2**self.input_bits - 1)
+        # Conversion to integers truncates, which is the floor of what is not negative. From float straight to uint8 it
+        # is not vectorised (torch 2.13, x86).
+        if self.input_bits < 8:
+            return codes.to(torch.int8).view(torch.uint8)
+        return codes.to(torch.int32).to(torch.uint8)
 
     def forward(self, input: Tensor) -> Tensor:
         if self._kernel is None:

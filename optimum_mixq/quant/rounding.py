@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optimum_mixq.quant.grids import UniformGrid, fake_quantize
+from optimum_mixq.quant.grids import UniformGrid
+from optimum_mixq.quant.kernels import gram
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,23 @@ class InputMoments:
     target_mean: Tensor  # (O,)     E[y]
     cross: Tensor  # (C, O)  E[(x - mean) (y - target_mean)^T]
 
+    def of_values(self, grid: UniformGrid) -> "InputMoments":
+        """Return the moments of the values scale * (q - zero_point), if these are moments of codes q."""
+        scale = grid.scale.expand_as(self.mean)
+        return InputMoments(
+            scale * (self.mean - grid.zero_point),
+            scale[:, None] * self.covariance * scale[None, :],
+            self.target_mean,
+            scale[:, None] * self.cross,
+        )
+
     @property
     def second_moment(self) -> Tensor:
         return self.covariance + self.mean[:, None] * self.mean[None, :]
 
 
 class MomentAccumulator:
-    """Gathers `InputMoments` over batches; what it holds does not grow with the number of rows."""
+    """Gathers `InputMoments` over batches of values, or of uint8 codes; it does not grow with the number of rows."""
 
     def __init__(self) -> None:
         self._rows = 0
@@ -37,13 +48,17 @@ class MomentAccumulator:
 
     def observe(self, inputs: Tensor, targets: Tensor) -> None:
         x, y = inputs.detach().flatten(0, -2), targets.detach().flatten(0, -2)  # (N, C), (N, O)
-        sums = [x.sum(0), x.T @ x, y.sum(0), x.T @ y]
+        sums = [x.sum(0, dtype=torch.float64), gram(x), y.sum(0, dtype=torch.float64), x.T.to(y.dtype) @ y]
+        self._dtype = y.dtype
         self._rows += len(x)
         self._sums = sums if not self._sums else [old.add_(new) for old, new in zip(self._sums, sums, strict=True)]
 
     def result(self) -> InputMoments:
-        x, xx, y, xy = (total / self._rows for total in self._sums)
-        return InputMoments(x, xx - x[:, None] * x[None, :], y, xy - x[:, None] * y[None, :])
+        """Return the moments of all that was observed; the accumulator is spent."""
+        x, y = self._sums[0] / self._rows, self._sums[2] / self._rows
+        covariance = self._sums[1].div_(self._rows).addr_(x, x, alpha=-1)
+        cross = (self._sums[3].double() / self._rows).addr_(x, y, alpha=-1)
+        return InputMoments(*(moment.to(self._dtype) for moment in (x, covariance, y, cross)))
 
 
 def correct_weight(
@@ -72,27 +87,29 @@ def round_compensated(
     """
     order = second_moment.diagonal().argsort(descending=True)
     system = _damped(second_moment[order][:, order], damping)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
-    upper = torch.linalg.cholesky(inverse, upper=True)
-    remaining = weight[:, order].T.contiguous()  # (C, O): a column of the weight is one contiguous row here
-    row_grid = UniformGrid(grid.scale[:, 0], grid.zero_point[:, 0], grid.bits)
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(system)), upper=True)
+    del system
+    # Everything in units of codes; (C, O): a column of the weight is one contiguous row here.
+    remaining = (weight / grid.scale + grid.zero_point)[:, order].T.contiguous()
     columns = len(remaining)
+    divisors = upper.diagonal().tolist()
     for start in range(0, columns, block):
         end = min(start + block, columns)
         errors = torch.empty_like(remaining[start:end])
         for column in range(start, end):
-            rounded = fake_quantize(remaining[column], row_grid)
-            error = (remaining[column] - rounded) / upper[column, column]
+            rounded = remaining[column].add(0.5).floor_().clamp_(0, grid.largest_code)
+            error = torch.sub(remaining[column], rounded, out=errors[column - start]).div_(divisors[column])
             remaining[column] = rounded
             remaining[column + 1 : end].addr_(upper[column, column + 1 : end], error, alpha=-1)
-            errors[column - start] = error
         remaining[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
     result = torch.empty_like(weight)
     result[:, order] = remaining.T
-    return result
+    return (result - grid.zero_point) * grid.scale
 
 
 def _damped(matrix: Tensor, share: float) -> Tensor:
     """Return the matrix with `share` of its mean diagonal added to the diagonal, so that it can be factored."""
-    diagonal = matrix.diagonal().mean().clamp(min=torch.finfo(matrix.dtype).tiny)
-    return matrix + share * diagonal * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    mean = matrix.diagonal().mean().clamp(min=torch.finfo(matrix.dtype).tiny)
+    damped = matrix.clone()
+    damped.diagonal().add_(share * mean)
+    return damped

@@ -8,6 +8,7 @@ turns it into integers.
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from optimum_mixq.architectures import (
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.quant.attention import AttentionQuantizer
-from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite
+from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite, round_to_codes
 from optimum_mixq.quant.layers import QuantConv2d, QuantLinear, layer_arithmetic
 from optimum_mixq.quant.observers import RowObserver, minmax_grid, searched_grid, searched_weight_grid
 from optimum_mixq.quant.reparameterization import clip_grid, fold
@@ -37,14 +38,17 @@ from optimum_mixq.replay import (
     BlockCall,
     captured_inputs,
     captured_outputs,
+    finish,
     inputs_of,
     record_calls,
     record_hidden,
+    replayed_outputs,
     run_block,
 )
 
 
 CLIP_CANDIDATES = (None, 3.0, 2.0, 1.5)
+LARGEST_BATCH = 4
 
 
 @torch.no_grad()
@@ -56,6 +60,8 @@ def calibrate(
     `pixel_batches` are calibration images (B, C, H, W) as the model takes them.
     """
     architecture = describe(model)
+    # The images' activations are held for one batch at a time: small batches keep them small.
+    pixel_batches = [part for batch in pixel_batches for part in batch.split(LARGEST_BATCH)]
     plan.check_fits(architecture)
     _require_float(model)
     quantized = copy.deepcopy(model).eval()
@@ -70,9 +76,8 @@ def calibrate(
         architecture.blocks, desc="Calibrating", unit="block", disable=not logging.is_progress_bar_enabled()
     ):
         step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config)
-        float_hidden = step.run(float_hidden, hidden)
-        hidden = step.outputs(hidden)
-    _calibrate_heads(quantized, architecture, pixel_batches, config)
+        float_hidden, hidden = step.run(float_hidden, hidden)
+    _calibrate_heads(quantized, architecture, calls, pixel_batches[0][:1], hidden, config)
     return quantized
 
 
@@ -91,24 +96,31 @@ class _BlockCalibration:
         self.model, self.quantized, self.block = model, quantized, block
         self.plan, self.call, self.config = plan, call, config
 
-    def run(self, float_hidden: Sequence[Tensor], hidden: Sequence[Tensor]) -> list[Tensor]:
-        """Calibrate the block and return the float model's hidden states after it."""
+    def run(self, float_hidden: Sequence[Tensor], hidden: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Calibrate the block and return the float and the quantized model's hidden states after it."""
         modules = [name for unit in self.block.units for name in unit.modules]
         with captured_outputs(self.model, modules) as float_outputs:
             outputs = [run_block(self.model, self.block, states, self.call) for states in float_hidden]
-        for unit in self.block.units:
-            if unit.modules:
-                self._calibrate_linear(unit, [float_outputs.pop(name) for name in unit.modules], hidden)
-            elif unit.kind == "qk":
-                self._calibrate_attention(unit, hidden)
-        return outputs
+        # What is calibrated already is not computed again for the units behind it.
+        with replayed_outputs(self.quantized) as replay:
+            for unit in self.block.units:
+                if unit.modules:
+                    targets = [float_outputs.pop(name) for name in unit.modules]
+                    layers, inputs = self._calibrate_linear(unit, targets, hidden)
+                    for name, layer in zip(unit.modules, layers, strict=True):
+                        kernel = layer.kernel()
+                        codes = [round_to_codes(batch, layer.input_grid).to(torch.uint8) for batch in inputs]
+                        replay(name, [kernel(batch) for batch in codes])
+                elif unit.kind == "qk":
+                    name, operands = self._calibrate_attention(unit, hidden)
+                    quantizer = self.quantized.get_submodule(name)
+                    replay(name, [quantizer(*arguments) for arguments in operands])
+            return outputs, [run_block(self.quantized, self.block, states, self.call) for states in hidden]
 
-    def outputs(self, hidden: Sequence[Tensor]) -> list[Tensor]:
-        """Return the quantized model's hidden states after the block."""
-        return [run_block(self.quantized, self.block, states, self.call) for states in hidden]
-
-    def _calibrate_linear(self, unit: Unit, outputs: list[list[Tensor]], hidden: Sequence[Tensor]) -> None:
-        """Calibrate a unit; `outputs` are the float model's, by module and batch."""
+    def _calibrate_linear(
+        self, unit: Unit, outputs: list[list[Tensor]], hidden: Sequence[Tensor]
+    ) -> tuple[list[QuantLinear], list[Tensor]]:
+        """Calibrate a unit and return its layers and their inputs; `outputs` are the float model's."""
         weight_bits, input_bits = self.plan.bits[unit.name]
         layers = [self.quantized.get_submodule(name) for name in unit.modules]
         if unit.kind == "qkv" and self.config.balance:
@@ -123,6 +135,7 @@ class _BlockCalibration:
         rounded = _round_weight(layers, grid, inputs, targets, weight_bits, self.config)
         for name, layer in zip(unit.modules, rounded, strict=True):
             replace_module(self.quantized, name, layer)
+        return rounded, inputs
 
     def _inputs(self, module: str, hidden: Sequence[Tensor]) -> list[Tensor]:
         return [arguments[0] for arguments in inputs_of(self.quantized, self.block, module, hidden, self.call)]
@@ -146,7 +159,8 @@ class _BlockCalibration:
         clipped = clip_grid(grid, deviations)
         return fold(self.quantized.get_submodule(norm.norm), layers, clipped, norm.shift_foldable)
 
-    def _calibrate_attention(self, unit: Unit, hidden: Sequence[Tensor]) -> None:
+    def _calibrate_attention(self, unit: Unit, hidden: Sequence[Tensor]) -> tuple[str, list[tuple[Any, ...]]]:
+        """Give the attention its grids and return its quantizer's name and arguments."""
         assert unit.attention is not None
         child = f"{unit.attention}.{ATTENTION_CHILD}"
         operands = inputs_of(self.quantized, self.block, child, hidden, self.call)
@@ -158,6 +172,7 @@ class _BlockCalibration:
             batches = [arguments[position] for arguments in operands]
             quantizer.set_grid(name, _attention_grid(f"{name} of {unit.attention}", batches, bits, per_channel))
         quantizer.qk_bits, quantizer.av_bits = qk_bits, av_bits
+        return child, operands
 
 
 def _balance(
@@ -209,9 +224,9 @@ def _round_weight(
     weight, bias = _joined(layers)
     moments = MomentAccumulator()
     for batch, target in zip(inputs, targets, strict=True):
-        seen = fake_quantize(batch, grid)
-        moments.observe(seen, target)
-    statistics = moments.result()
+        moments.observe(round_to_codes(batch, grid).to(torch.uint8), target)
+    statistics = moments.result().of_values(grid)
+    del moments
     if config.correction:
         weight, bias = correct_weight(weight, bias, statistics, config.ridge)
     # The bias takes up a rounding error's mean, so only its variance has to be kept small.
@@ -275,12 +290,17 @@ def _calibrate_stem(quantized: PreTrainedModel, architecture: Architecture, pixe
 
 
 def _calibrate_heads(
-    quantized: PreTrainedModel, architecture: Architecture, pixel_batches: Sequence[Tensor], config: MixQConfig
+    quantized: PreTrainedModel,
+    architecture: Architecture,
+    calls: dict[str, BlockCall],
+    image: Tensor,
+    hidden: Sequence[Tensor],
+    config: MixQConfig,
 ) -> None:
     observers = {name: RowObserver(name) for name in architecture.heads}
-    for pixels in pixel_batches:
+    for states in hidden:
         with captured_inputs(quantized, architecture.heads) as inputs:
-            quantized(pixel_values=pixels.to(quantized.device))
+            finish(quantized, architecture, calls, image.to(quantized.device), states)
         for name, observer in observers.items():
             observer.observe(inputs[name][0])
     for name, observer in observers.items():

@@ -22,8 +22,9 @@ def quantizer(qk_bits=4, av_bits=4, heads=2, size=4):
 
 
 def slow_softmax_row(scores, bits):
-    codes = [math.floor(-2 * math.log2(math.exp(score - max(scores))) + 0.5) for score in scores]
-    powers = [0.0 if code >= 2**bits - 1 else 2 ** (-code / 2) for code in codes]
+    steps = {6: 4, 7: 8, 8: 16}.get(bits, 2)
+    codes = [math.floor(-steps * math.log2(math.exp(score - max(scores))) + 0.5) for score in scores]
+    powers = [0.0 if code >= 2**bits - 1 else 2 ** (-code / steps) for code in codes]
     return [power / sum(powers) for power in powers]
 
 
@@ -40,7 +41,8 @@ def test_rows_of_quantized_softmax_sum_to_one(bits):
     assert torch.allclose(weights.sum(-1), torch.ones(50))
 
 
-def test_attention_is_that_of_the_equation_element_by_element():
+def test_attention_is_that_of_the_equation_element_by_element(monkeypatch):
+    monkeypatch.setattr("optimum_mixq.quant.attention.matmul_dtype", lambda _: torch.float32)
     query, key, value = operands()
     attention = quantizer()
     mask = torch.randn(1, 2, 5, 5)
@@ -60,6 +62,22 @@ def test_attention_is_that_of_the_equation_element_by_element():
                 row = slow_softmax_row(scores, 4)
                 expected = sum(share * rounded[2][image, head, other] for other, share in enumerate(row))
                 assert torch.allclose(output[image, token, head], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_bfloat16_products_change_little(monkeypatch, bits):
+    outputs = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("optimum_mixq.quant.attention.matmul_dtype", lambda _, dtype=dtype: dtype)
+        outputs.append(quantizer(bits, bits)(*operands(tokens=50), None, 0.5))
+    assert (outputs[0] - outputs[1]).norm() < 0.05 * outputs[0].norm()
+
+
+def test_with_gradients_attention_gives_the_same_values(monkeypatch):
+    monkeypatch.setattr("optimum_mixq.quant.attention.matmul_dtype", lambda _: torch.float32)
+    tensors = operands()
+    without = quantizer()(*tensors, None, 0.5)
+    assert torch.allclose(quantizer()(*[tensor.requires_grad_() for tensor in tensors], None, 0.5), without, atol=1e-6)
 
 
 def test_bits_of_none_leave_attention_as_it_is():
