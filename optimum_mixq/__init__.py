@@ -5,13 +5,14 @@ Importing the package registers the method "mixq" with transformers, so that `fr
 """
 
 from optimum_mixq.architectures import Architecture, describe
-from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.artifacts import BitPlan, LayerRelevance
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, draw_rows, open_images
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
 from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.quantizer import MixQQuantizer
 from optimum_mixq.stages.evaluation import Evaluation
+from optimum_mixq.stages.relevance import explain, measure_relevance
 
 
 __all__ = [
@@ -21,12 +22,15 @@ __all__ = [
     "BitPlan",
     "Evaluation",
     "Images",
+    "LayerRelevance",
     "MixQConfig",
     "MixQQuantizer",
     "demo_images_path",
     "demo_model_path",
     "describe",
     "draw_rows",
+    "explain",
+    "measure_relevance",
     "open_images",
     "quantize_model",
 ]

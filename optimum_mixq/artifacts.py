@@ -1,6 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """What the stages hand to each other."""
 
+import dataclasses
 import difflib
 import json
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class BitPlan:
             "bits": {unit: width[0] if width[0] == width[1] else list(width) for unit, width in self.bits.items()},
             "provenance": self.provenance,
         }
-        Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(path, content)
 
     def check_fits(self, architecture: Architecture) -> None:
         """Raise a ValueError if the plan's units are not the model's."""
@@ -73,6 +74,38 @@ class BitPlan:
                 f"The plan says nothing about {len(missing)} units of the model ({', '.join(missing[:3])}...): "
                 "it belongs to another model. Start from BitPlan.uniform(model, 4)."
             )
+
+
+@dataclass(frozen=True)
+class LayerRelevance:
+    """Each unit's share of the relevance, summing to one, and how exactly relevance was conserved."""
+
+    scores: dict[str, float]
+    conservation_error: float  # largest relative deviation at a block's input
+    images: int
+    score: str = "absolute"
+    fingerprint: str = ""  # of what it was measured on
+
+    def save(self, path: str | Path) -> None:
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LayerRelevance":
+        return cls(**read_json(path))
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write the file beside and rename it: a reader finds the old content or the new one, never half of it."""
+    unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def read_json(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}): delete it and measure again.") from error
 
 
 def _as_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:

@@ -2,6 +2,7 @@
 """Attention with quantized operands: query, key and value on uniform grids, softmax on a logarithmic grid."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ class AttentionQuantizer(nn.Module):
 
     Scales are float16 kept as int16 bits, since `.to(dtype)` and checkpoint loaders cast floating buffers.
     """
+
+    mixq_query_scale: Tensor
 
     def __init__(
         self,
@@ -41,6 +44,17 @@ class AttentionQuantizer(nn.Module):
         """Take the grid (heads, head size) of "query", "key" or "value"."""
         getattr(self, f"mixq_{name}_scale").copy_(scale_to_int16(grid.scale))
         getattr(self, f"mixq_{name}_zero_point").copy_(grid.zero_point)
+        self.prepare()
+
+    def take_grids(self, other: "AttentionQuantizer", names: Sequence[str]) -> None:
+        """Take over another quantizer's grids of the named operands, and the bits of their matmul."""
+        for name in names:
+            for buffer in (f"mixq_{name}_scale", f"mixq_{name}_zero_point"):
+                getattr(self, buffer).copy_(getattr(other, buffer))
+        if "value" in names:
+            self.av_bits = other.av_bits
+        else:
+            self.qk_bits = other.qk_bits
         self.prepare()
 
     @torch.no_grad()

@@ -26,12 +26,12 @@ from optimum_mixq.architectures import (
     describe,
     replace_module,
 )
-from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite, round_to_codes
 from optimum_mixq.quant.layers import QuantConv2d, QuantLinear, layer_arithmetic
-from optimum_mixq.quant.observers import RowObserver, minmax_grid, searched_grid, searched_weight_grid
+from optimum_mixq.quant.observers import Observation, RowObserver, minmax_grid, searched_grid, searched_weight_grid
 from optimum_mixq.quant.reparameterization import clip_grid, fold
 from optimum_mixq.quant.rounding import MomentAccumulator, correct_weight, round_compensated
 from optimum_mixq.replay import (
@@ -51,13 +51,31 @@ CLIP_CANDIDATES = (None, 3.0, 2.0, 1.5)
 LARGEST_BATCH = 4
 
 
-@torch.no_grad()
+# The modules that take the place of a unit's own at other bits, by unit, bits and module name.
+Variants = dict[str, dict[Bits, dict[str, nn.Module]]]
+
+
 def calibrate(
     model: PreTrainedModel, plan: BitPlan, pixel_batches: Sequence[Tensor], config: MixQConfig
 ) -> PreTrainedModel:
     """Return a copy of `model` whose layers and attention are fake-quantized; `model` itself is left as it is.
 
     `pixel_batches` are calibration images (B, C, H, W) as the model takes them.
+    """
+    return calibrate_variants(model, plan, pixel_batches, config, ())[0]
+
+
+@torch.no_grad()
+def calibrate_variants(
+    model: PreTrainedModel,
+    plan: BitPlan,
+    pixel_batches: Sequence[Tensor],
+    config: MixQConfig,
+    candidates: Sequence[Bits],
+) -> tuple[PreTrainedModel, Variants]:
+    """Return what `calibrate` does, and beside it each unit once more at each of the other candidate bits.
+
+    A variant is calibrated on what the units before it put out at the bits of the plan.
     """
     architecture = describe(model)
     # The images' activations are held for one batch at a time: small batches keep them small.
@@ -72,13 +90,15 @@ def calibrate(
     float_hidden = [record_hidden(model, architecture, pixels.to(model.device)) for pixels in pixel_batches]
     # Beside hidden states a block is given nothing that depends on the images: one tells all.
     calls = record_calls(model, architecture, pixel_batches[0][:1].to(model.device))
+    variants: Variants = {}
     for block in tqdm(
         architecture.blocks, desc="Calibrating", unit="block", disable=not logging.is_progress_bar_enabled()
     ):
-        step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config)
+        step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config, candidates)
         float_hidden, hidden = step.run(float_hidden, hidden)
+        variants |= step.variants
     _calibrate_heads(quantized, architecture, calls, pixel_batches[0][:1], hidden, config)
-    return quantized
+    return quantized, variants
 
 
 class _BlockCalibration:
@@ -92,9 +112,11 @@ class _BlockCalibration:
         plan: BitPlan,
         call: BlockCall,
         config: MixQConfig,
+        candidates: Sequence[Bits],
     ) -> None:
         self.model, self.quantized, self.block = model, quantized, block
-        self.plan, self.call, self.config = plan, call, config
+        self.plan, self.call, self.config, self.candidates = plan, call, config, candidates
+        self.variants: Variants = {unit.name: {} for unit in block.units}
 
     def run(self, float_hidden: Sequence[Tensor], hidden: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Calibrate the block and return the float and the quantized model's hidden states after it."""
@@ -121,34 +143,42 @@ class _BlockCalibration:
         self, unit: Unit, outputs: list[list[Tensor]], hidden: Sequence[Tensor]
     ) -> tuple[list[QuantLinear], list[Tensor]]:
         """Calibrate a unit and return its layers and their inputs; `outputs` are the float model's."""
-        weight_bits, input_bits = self.plan.bits[unit.name]
         layers = [self.quantized.get_submodule(name) for name in unit.modules]
         if unit.kind == "qkv" and self.config.balance:
             outputs = [*_balance(layers[0], layers[1], *outputs[:2]), *outputs[2:]]
         targets = [torch.cat(batch, -1) for batch in zip(*outputs, strict=True)]
-        inputs = self._inputs(unit.modules[0], hidden)
-        grid = self._input_grid(unit, layers, inputs, input_bits)
         norm = next((norm for norm in self.block.norms if norm.readers == unit.modules), None)
-        if self.config.arithmetic == "folded" and norm is not None:
-            grid = self._fold(norm, layers, grid, inputs, weight_bits)
-            inputs = self._inputs(unit.modules[0], hidden)
-        rounded = _round_weight(layers, grid, inputs, targets, weight_bits, self.config)
-        for name, layer in zip(unit.modules, rounded, strict=True):
-            replace_module(self.quantized, name, layer)
-        return rounded, inputs
+        if self.config.arithmetic == "column":
+            norm = None
+        observation = self._observe(unit, inputs := self._inputs(unit.modules[0], hidden))
+        touched = (*unit.modules, *([] if norm is None else [norm.norm]))
+        originals = {name: self.quantized.get_submodule(name) for name in touched}
+        for bits in [
+            *(bits for bits in self.candidates if bits != self.plan.bits[unit.name]),
+            self.plan.bits[unit.name],
+        ]:
+            for name in touched:
+                replace_module(self.quantized, name, copy.deepcopy(originals[name]))
+            layers = [self.quantized.get_submodule(name) for name in unit.modules]
+            grid, seen = _input_grid(observation, bits[1], self.config), inputs
+            if norm is not None:
+                grid = self._fold(norm, layers, grid, inputs, bits[0])
+                seen = self._inputs(unit.modules[0], hidden)
+            rounded = _round_weight(layers, grid, seen, targets, bits[0], self.config)
+            for name, layer in zip(unit.modules, rounded, strict=True):
+                replace_module(self.quantized, name, layer)
+            self.variants[unit.name][bits] = {name: self.quantized.get_submodule(name) for name in touched}
+        del self.variants[unit.name][self.plan.bits[unit.name]]
+        return rounded, seen
 
     def _inputs(self, module: str, hidden: Sequence[Tensor]) -> list[Tensor]:
         return [arguments[0] for arguments in inputs_of(self.quantized, self.block, module, hidden, self.call)]
 
-    def _input_grid(self, unit: Unit, layers: list[nn.Module], inputs: list[Tensor], bits: int) -> UniformGrid:
+    def _observe(self, unit: Unit, inputs: list[Tensor]) -> Observation:
         observer = RowObserver(unit.name)
         for batch in inputs:
             observer.observe(batch)
-        return (
-            searched_grid(observer.result(), bits)
-            if self.config.input_search
-            else minmax_grid(observer.result(), bits)
-        )
+        return observer.result()
 
     def _fold(
         self, norm: NormReaders, layers: list[nn.Linear], grid: UniformGrid, inputs: list[Tensor], weight_bits: int
@@ -165,14 +195,48 @@ class _BlockCalibration:
         child = f"{unit.attention}.{ATTENTION_CHILD}"
         operands = inputs_of(self.quantized, self.block, child, hidden, self.call)
         quantizer: AttentionQuantizer = self.quantized.get_submodule(child)
-        qk_bits = self.plan.bits[unit.name][1]
-        av_bits = self.plan.bits[unit.name.removesuffix("qk") + "av"][1]
-        for position, (name, bits) in enumerate((("query", qk_bits), ("key", qk_bits), ("value", av_bits))):
-            per_channel = name == "value" or self.config.arithmetic == "column"
-            batches = [arguments[position] for arguments in operands]
-            quantizer.set_grid(name, _attention_grid(f"{name} of {unit.attention}", batches, bits, per_channel))
-        quantizer.qk_bits, quantizer.av_bits = qk_bits, av_bits
+        for kind, names in (("qk", ("query", "key")), ("av", ("value",))):
+            matmul = f"{self.block.name}.{kind}"
+            own = self.plan.bits[matmul]
+            observed = {name: self._observe_operand(name, operands) for name in names}
+            self._set_operands(quantizer, kind, observed, own[1])
+            for bits in (bits for bits in self.candidates if bits[1] != own[1]):
+                other = copy.deepcopy(quantizer)
+                self._set_operands(other, kind, observed, bits[1])
+                self.variants[matmul][bits] = {child: other}
+        # The variants were copied before the other matmul had its grid.
+        for kind, names in (("qk", ("value",)), ("av", ("query", "key"))):
+            for modules in self.variants[f"{self.block.name}.{kind}"].values():
+                variant = modules[child]
+                assert isinstance(variant, AttentionQuantizer)
+                variant.take_grids(quantizer, names)
         return child, operands
+
+    def _observe_operand(self, name: str, operands: list[tuple[Any, ...]]) -> tuple[Observation, bool]:
+        """Return what was seen of an operand (B, heads, T, head size), and whether per channel or per head."""
+        position = ("query", "key", "value").index(name)
+        per_channel = name == "value" or self.config.arithmetic == "column"
+        observer = RowObserver(f"{name} of {self.block.attention}")
+        for arguments in operands:
+            batch = arguments[position]
+            rows = batch.transpose(1, 2).flatten(2) if per_channel else batch.permute(0, 2, 3, 1)
+            observer.observe(rows)  # (..., heads * head size), or (..., heads)
+        return observer.result(), per_channel
+
+    def _set_operands(
+        self, quantizer: AttentionQuantizer, kind: str, observed: dict[str, tuple[Observation, bool]], bits: int
+    ) -> None:
+        heads, size = quantizer.mixq_query_scale.shape
+        for name, (observation, per_channel) in observed.items():
+            grid = searched_grid(observation, bits)
+            shape = (heads, size) if per_channel else (heads, 1)
+            scale, zero_point = grid.scale.view(shape), grid.zero_point.view(shape)
+            whole = UniformGrid(scale.expand(heads, size), zero_point.expand(heads, size), bits)
+            quantizer.set_grid(name, whole)
+        if kind == "qk":
+            quantizer.qk_bits = bits
+        else:
+            quantizer.av_bits = bits
 
 
 def _balance(
@@ -199,17 +263,8 @@ def _balance(
     return [batch * ratio for batch in queries], [batch / ratio for batch in keys]
 
 
-def _attention_grid(name: str, batches: list[Tensor], bits: int, per_channel: bool) -> UniformGrid:
-    """Return the grid (heads, head size) of an operand (B, heads, T, head size): per channel, or one per head."""
-    heads, size = batches[0].shape[1], batches[0].shape[3]
-    observer = RowObserver(name)
-    for batch in batches:
-        rows = batch.transpose(1, 2).flatten(2) if per_channel else batch.permute(0, 2, 3, 1)
-        observer.observe(rows)  # (..., heads * head size), or (..., heads)
-    grid = searched_grid(observer.result(), bits)
-    shape = (heads, size) if per_channel else (heads, 1)
-    scale, zero_point = grid.scale.view(shape), grid.zero_point.view(shape)
-    return UniformGrid(scale.expand(heads, size), zero_point.expand(heads, size), bits)
+def _input_grid(observation: Observation, bits: int, config: MixQConfig) -> UniformGrid:
+    return searched_grid(observation, bits) if config.input_search else minmax_grid(observation, bits)
 
 
 def _round_weight(
