@@ -94,6 +94,113 @@ class LayerRelevance:
         return cls(**read_json(path))
 
 
+@dataclass(frozen=True)
+class SensitivityTable:
+    """What it costs the network to have one unit at other bits while all others stay at the baseline.
+
+    `table` holds the rise of the metric over the baseline's: {unit: {bits: damage}}, with one number for bits that are
+    the same for weights and activations, else (weight bits, activation bits). Negative: more bits than the baseline's
+    heal.
+    """
+
+    table: dict[str, dict[int | Bits, float]]
+    baseline: Bits
+    baseline_damage: float  # the metric of the baseline itself
+    metric: str
+    images: int
+    fingerprint: dict[str, str] = field(default_factory=dict)
+
+    def damage(self, unit: str, bits: Bits) -> float:
+        """Return the damage at (weight bits, activation bits); what was measured apart adds up."""
+        row = self.table[unit]
+        if bits == self.baseline:
+            return 0.0
+        if short_bits(bits) in row:
+            return row[short_bits(bits)]
+        return sum(
+            0.0 if part == self.baseline else row[short_bits(part)]
+            for part in ((bits[0], self.baseline[1]), (self.baseline[0], bits[1]))
+        )
+
+    def save(self, path: str | Path) -> None:
+        rows = {unit: {bits_to_text(bits): value for bits, value in row.items()} for unit, row in self.table.items()}
+        write_json(path, dataclasses.asdict(self) | {"table": rows})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SensitivityTable":
+        content = read_json(path)
+        rows = {
+            unit: {bits_from_text(bits): value for bits, value in row.items()}
+            for unit, row in content["table"].items()
+        }
+        baseline = (content["baseline"][0], content["baseline"][1])
+        return cls(**content | {"table": rows, "baseline": baseline})
+
+
+@dataclass(frozen=True)
+class UnitCosts:
+    """What a plan costs, counted from the model's shapes with exact integers.
+
+    A column-scaled layer multiplies activations with an 8-bit operand, whatever bits its weight is stored with
+    (docs/pipeline.md, "Two arithmetics"): its bit operations are MACs x 8 x activation bits.
+    """
+
+    macs: dict[str, int]  # multiply-accumulates per image, by unit
+    weights: dict[str, tuple[int, ...]]  # numbers of weights of each of the unit's layers; empty for the matmuls
+    fixed_bytes: int  # of the saved tensors: scales, zero points, float parts, stem and heads
+    fixed_bops: int  # stem and heads
+    arithmetic: str
+
+    @property
+    def total_weights(self) -> int:
+        return sum(map(sum, self.weights.values()))
+
+    def weight_bits(self, unit: str, bits: Bits) -> int:
+        """Return the bits of all weights of a unit together."""
+        return sum(self.weights[unit]) * bits[0]
+
+    def unit_bytes(self, unit: str, bits: Bits) -> int:
+        return sum((count * bits[0] + 7) // 8 for count in self.weights[unit])
+
+    def unit_bops(self, unit: str, bits: Bits) -> int:
+        """Return the unit's bit operations per image: MACs x bits of one operand x bits of the other."""
+        if not self.weights[unit]:
+            return self.macs[unit] * bits[1] * bits[1]
+        return self.macs[unit] * (8 if self.arithmetic == "column" else bits[0]) * bits[1]
+
+    def average_bits(self, plan: dict[str, Bits]) -> float:
+        return sum(self.weight_bits(unit, bits) for unit, bits in plan.items()) / self.total_weights
+
+    def bytes(self, plan: dict[str, Bits]) -> int:
+        return self.fixed_bytes + sum(self.unit_bytes(unit, bits) for unit, bits in plan.items())
+
+    def bops(self, plan: dict[str, Bits]) -> int:
+        return self.fixed_bops + sum(self.unit_bops(unit, bits) for unit, bits in plan.items())
+
+
+def short_bits(bits: Bits) -> int | Bits:
+    """Return one number where both are the same.
+
+    >>> short_bits((4, 4)), short_bits((4, 8))
+    (4, (4, 8))
+    """
+    return bits[0] if bits[0] == bits[1] else bits
+
+
+def bits_to_text(bits: int | Bits) -> str:
+    return str(bits) if isinstance(bits, int) else f"{bits[0]}/{bits[1]}"
+
+
+def bits_from_text(text: str) -> int | Bits:
+    """Return what `bits_to_text` was given.
+
+    >>> bits_from_text("4"), bits_from_text("4/8")
+    (4, (4, 8))
+    """
+    numbers = [int(part) for part in text.split("/")]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write the file beside and rename it: a reader finds the old content or the new one, never half of it."""
     unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")

@@ -13,7 +13,6 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import logging
 
-from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import draw_rows, open_images
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
@@ -31,7 +30,10 @@ def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespac
         except (ValueError, OSError) as error:
             sys.exit(f"optimum-cli mixq: {error}")
         except KeyboardInterrupt:
-            sys.exit("optimum-cli mixq: stopped; nothing was written to the output folder.")
+            sys.exit(
+                "optimum-cli mixq: stopped; nothing was written to the output folder. The same command goes on from "
+                "what was measured."
+            )
 
     return run
 
@@ -41,11 +43,13 @@ def run_quantize(arguments: Namespace) -> None:
     quantizer = MixQQuantizer.from_pretrained(arguments.model)
     config = MixQConfig(
         bits=arguments.bits,
+        size_mb=arguments.size_mb,
         arithmetic=arguments.arithmetic,
         calibration_samples=arguments.calibration_samples,
+        sensitivity_samples=arguments.sensitivity_samples,
         seed=arguments.seed,
     )
-    plan = None if arguments.plan == "uniform" else BitPlan.load(arguments.plan)
+    plan = None if arguments.plan == "mixed" else arguments.plan
     quantizer.quantize(config, arguments.dataset, arguments.output, plan, arguments.split)
     print(f"{arguments.output}: {_megabytes(Path(arguments.output)):.2f} MB")
 
@@ -67,25 +71,32 @@ def run_demo(arguments: Namespace) -> None:
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
     logging.disable_progress_bar()
-    print("model  bits     top-1 %  size MB  ms/image")
+    print("model  bits        top-1 %  size MB  ms/image")
     for name in DEMO_MODELS:
         quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
         float_folder = output / f"{name}-float32"
         quantizer.model.save_pretrained(float_folder)
-        for bits in (8, 4, 3):
-            packed = quantizer.quantize(MixQConfig(bits=bits), demo_images_path())
-            folder = output / f"{name}-w{bits}a{bits}"
+        images = demo_images_path()
+        # Measured once, at the widths that both targets choose from.
+        widths = MixQConfig(candidate_bits=(2, 3, 4, 5, 6), sensitivity_samples=128)
+        relevance = quantizer.measure_relevance(images, widths)
+        sensitivity = quantizer.measure_sensitivity(images, widths)
+        for kind, bits in (("uniform", 4), ("mixed", 4), ("mixed", 3)):
+            config = MixQConfig(bits=bits)
+            plan = quantizer.allocate(relevance, sensitivity, config) if kind == "mixed" else "uniform"
+            packed = quantizer.quantize(config, images, plan=plan)
+            folder = output / f"{name}-{kind}-{bits}bit"
             quantizer.save_pretrained(folder)
-            scores = quantizer.evaluate(demo_images_path())
-            if bits == 8:
+            scores = quantizer.evaluate(images)
+            if kind == "uniform":
                 _print_row(name, "float32", scores["float"], float_folder, quantizer.model)
-            _print_row(name, f"W{bits}A{bits}", scores["quantized"], folder, packed)
+            _print_row(name, f"{kind} {bits}", scores["quantized"], folder, packed)
             _check_reload(packed, folder)
     print(f"The packed models lie in {output}, and each gave the same logits after a reload.")
 
 
 def _check_reload(packed: PreTrainedModel, folder: Path) -> None:
-    reloaded = type(packed).from_pretrained(folder)
+    reloaded = AutoModelForImageClassification.from_pretrained(folder)
     pixels = torch.randn(8, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         if not torch.equal(reloaded(pixel_values=pixels).logits, packed(pixel_values=pixels).logits):
@@ -94,7 +105,7 @@ def _check_reload(packed: PreTrainedModel, folder: Path) -> None:
 
 def _print_row(name: str, bits: str, result: Evaluation, folder: Path, model: PreTrainedModel) -> None:
     accuracy = "" if result.accuracy is None else f"{100 * result.accuracy:7.2f}"
-    print(f"{name:6} {bits:8} {accuracy}  {_megabytes(folder):7.2f}  {_milliseconds(model):8.2f}", flush=True)
+    print(f"{name:6} {bits:11} {accuracy}  {_megabytes(folder):7.2f}  {_milliseconds(model):8.2f}", flush=True)
 
 
 def _milliseconds(model: PreTrainedModel, images: int = 32, repeats: int = 5) -> float:

@@ -2,7 +2,7 @@
 """The recipe: one flat, checked configuration that is saved with the model as its `quantization_config`."""
 
 import difflib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -21,7 +21,23 @@ class MixQConfig(QuantizationConfigMixin):
     """How to quantize, and, once that is done, what was done.
 
     Args:
-        bits: width of weights and activations of every unit: one number 2..8, or (weight bits, activation bits).
+        bits: 2..8, the average over all weights, with no more bit operations than uniform bits would take. (weight
+            bits, activation bits) sets them apart, a fraction lies between two widths, None leaves it to the other
+            budgets.
+        size_mb: megabytes (10^6 bytes) of the saved tensors, at most.
+        bops: bit operations per image, at most.
+        candidate_bits: what units may choose from; by default one less than `bits` to two more.
+        tie_bits: one number for a unit's weights and activations; False chooses them apart.
+        overrides: bits of units by pattern, such as {"*.fc2": 8}.
+        exclude: patterns of units that keep the most candidate bits.
+        alpha: exponent of relevance in relevance^alpha x sensitivity; 0 ignores relevance.
+        score: how relevance is summed: "absolute", "signed", "mean" or "gradient".
+        metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
+            "cross_entropy" or "accuracy".
+        solver: "highs" or "cbc".
+        baseline: uniform bits around which sensitivity is measured: from there one unit at a time goes to each
+            candidate.
+        sensitivity_samples: unlabelled images for relevance and sensitivity.
         arithmetic: "column" keeps one activation scale per channel and multiplies with an 8-bit operand; "folded" is
             the paper's, where activation scales are absorbed before the weight is rounded, and b-bit codes multiply
             b-bit codes.
@@ -40,7 +56,19 @@ class MixQConfig(QuantizationConfigMixin):
         format_version: of the saved model.
     """
 
-    bits: int | tuple[int, int] = 4
+    bits: int | float | tuple[int, int] | None = 4
+    size_mb: float | None = None
+    bops: float | None = None
+    candidate_bits: tuple[int, ...] | None = None
+    tie_bits: bool = True
+    overrides: dict[str, int | tuple[int, int]] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
+    alpha: float = 1.0
+    score: Literal["absolute", "signed", "mean", "gradient"] = "absolute"
+    metric: Literal["shift", "kl", "cross_entropy", "accuracy"] = "shift"
+    solver: Literal["highs", "cbc"] = "highs"
+    baseline: int = 8
+    sensitivity_samples: int = 256
     arithmetic: Literal["column", "folded"] = "column"
     calibration_samples: int = 32
     batch_size: int = 32
@@ -57,15 +85,12 @@ class MixQConfig(QuantizationConfigMixin):
     quant_method: str = QUANT_METHOD
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, list):
-            self.bits = tuple(self.bits)  # JSON has no tuples
-        widths = self.bits if isinstance(self.bits, tuple) else (self.bits,)
-        _require(
-            all(isinstance(bits, int) and 2 <= bits <= 8 for bits in widths) and len(widths) <= 2,
-            "bits", "a width of 2 to 8, or (weight bits, activation bits)", self.bits,
-        )  # fmt: skip
+        for name in ("bits", "candidate_bits", "exclude"):
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, tuple(getattr(self, name)))  # JSON has no tuples
+        self._check_budget()
         _require(self.arithmetic in ("column", "folded"), "arithmetic", "'column' or 'folded'", self.arithmetic)
-        for name in ("calibration_samples", "batch_size"):
+        for name in ("calibration_samples", "sensitivity_samples", "batch_size"):
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 1, name, "a positive whole number", value)
         _require(isinstance(self.ridge, (int, float)) and self.ridge > 0, "ridge", "a positive number", self.ridge)
@@ -74,6 +99,36 @@ class MixQConfig(QuantizationConfigMixin):
             "clip", "a positive number of standard deviations, 'search' or None", self.clip,
         )  # fmt: skip
         _require(self.quant_method == QUANT_METHOD, "quant_method", f"'{QUANT_METHOD}'", self.quant_method)
+
+    def _check_budget(self) -> None:
+        widths = self.bits if isinstance(self.bits, tuple) else (self.bits,)
+        whole = all(isinstance(bits, int) and 2 <= bits <= 8 for bits in widths) and len(widths) <= 2
+        between = isinstance(self.bits, float) and 2 <= self.bits <= 8
+        _require(
+            whole or between or (self.bits is None and (self.size_mb is not None or self.bops is not None)),
+            "bits", "a width of 2 to 8, or (weight bits, activation bits), or None beside size_mb or bops", self.bits,
+        )  # fmt: skip
+        for name in ("size_mb", "bops"):
+            value = getattr(self, name)
+            _require(
+                value is None or (isinstance(value, (int, float)) and value > 0), name, "a positive number", value
+            )
+        _require(
+            isinstance(self.baseline, int) and 2 <= self.baseline <= 8, "baseline", "a width of 2 to 8", self.baseline
+        )
+        candidates = self.candidate_bits
+        _require(
+            candidates is None
+            or (len(candidates) > 0 and all(isinstance(bits, int) and 2 <= bits <= 8 for bits in candidates)),
+            "candidate_bits", "widths of 2 to 8, such as (3, 4, 5, 6)", candidates,
+        )  # fmt: skip
+        for name, known in (
+            ("score", ("absolute", "signed", "mean", "gradient")),
+            ("metric", ("shift", "kl", "cross_entropy", "accuracy")),
+            ("solver", ("highs", "cbc")),
+        ):
+            _require(getattr(self, name) in known, name, f"one of {', '.join(known)}", getattr(self, name))
+        _require(isinstance(self.alpha, (int, float)) and self.alpha >= 0, "alpha", "zero or more", self.alpha)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

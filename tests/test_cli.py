@@ -44,7 +44,7 @@ def test_our_part_of_help_takes_well_under_a_second():
 def test_quantize_then_evaluate_from_the_shell(tmp_path):
     output = tmp_path / "packed"
     words = ["--model", demo_model_path("swin"), "--dataset", demo_images_path()]
-    result = run("quantize", *words, "--bits", "4/8", "--output", output)
+    result = run("quantize", *words, "--bits", "4/8", "--plan", "uniform", "--output", output)
     assert result.returncode == 0, result.stderr
     assert f"{output}: 0." in result.stdout
     config = json.loads((output / "config.json").read_text())
@@ -52,6 +52,20 @@ def test_quantize_then_evaluate_from_the_shell(tmp_path):
     result = run("evaluate", "--model", output, "--dataset", demo_images_path(), "--samples", 200)
     assert result.returncode == 0, result.stderr
     assert "top-1 9" in result.stdout and "on 200 images (95 % interval" in result.stdout
+
+
+def test_a_mixed_plan_keeps_its_budget_from_the_shell(tmp_path):
+    output = tmp_path / "packed"
+    words = ["--model", demo_model_path("vit"), "--dataset", demo_images_path(), "--output", output]
+    result = run("quantize", *words, "--bits", "3.5", "--sensitivity-samples", 32)
+    assert result.returncode == 0, result.stderr
+    plan = json.loads((output / "mixq_plan.json").read_text())
+    assert 3.3 < plan["provenance"]["achieved"]["average_bits"] <= 3.5
+    assert len(set(map(str, plan["bits"].values()))) > 1
+    saved = json.loads((output / "config.json").read_text())["quantization_config"]["plan"]
+    assert {unit: bits[0] for unit, bits in saved.items()} == plan["bits"]
+    assert (output / "mixq_relevance.json").exists() and (output / "mixq_sensitivity.json").exists()
+    assert not list(tmp_path.glob(".packed*"))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_a_shipped_model_was_measured_above_91_percent_on_all_test_images(name):
 @pytest.mark.parametrize("name", DEMO_MODELS)
 def test_a_shipped_model_keeps_its_accuracy_at_four_bits_and_reloads(name, tmp_path):
     _, _, quantizer = load(name)
-    packed = quantizer.quantize(MixQConfig(bits=4), demo_images_path(), save_dir=tmp_path / "packed")
+    packed = quantizer.quantize(MixQConfig(bits=4), demo_images_path(), tmp_path / "packed", "uniform")
     scores = quantizer.evaluate(demo_images_path())
     assert scores["float"].images == scores["quantized"].images == 1000
     assert scores["float"].accuracy >= 0.90

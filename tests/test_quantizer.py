@@ -1,12 +1,16 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import dataclasses
+
 import pytest
 import torch
 from conftest import random_pixels
+from safetensors import safe_open
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
+from optimum_mixq.stages import sensitivity
 
 
-SMALL = MixQConfig(bits=4, calibration_samples=8, batch_size=4)
+SMALL = MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=8, batch_size=4)
 
 
 def test_a_model_in_memory_is_quantized_and_left_as_it_is(vit):
@@ -14,6 +18,52 @@ def test_a_model_in_memory_is_quantized_and_left_as_it_is(vit):
     packed = MixQQuantizer.from_pretrained(vit).quantize(SMALL, random_pixels(vit, 12))
     assert packed is not vit and packed.config.quantization_config.bits == 4
     assert all(torch.equal(tensor, before[name]) for name, tensor in vit.state_dict().items())
+
+
+def test_without_a_plan_the_best_one_within_the_budget_is_chosen(model):
+    pixels = random_pixels(model, 12)
+    quantizer = MixQQuantizer.from_pretrained(model)
+    quantizer.quantize(SMALL, pixels)
+    assert quantizer.plan.provenance["achieved"]["average_bits"] <= 4
+    relevance = quantizer.measure_relevance(pixels, SMALL)
+    sensitivity = quantizer.measure_sensitivity(pixels, SMALL)
+    assert quantizer.allocate(relevance, sensitivity, SMALL) == quantizer.plan
+
+
+def test_a_budget_in_megabytes_is_kept_by_the_saved_file(vit, tmp_path):
+    config = dataclasses.replace(SMALL, bits=None, size_mb=0.014)
+    MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 12), tmp_path / "out")
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        saved = sum(file.get_tensor(key).nbytes for key in file.keys())
+    assert 12_000 < saved <= 14_000
+    with pytest.raises(ValueError, match="No plan fits: the units need at least"):
+        MixQQuantizer.from_pretrained(vit).quantize(dataclasses.replace(config, size_mb=0.001), random_pixels(vit, 12))
+
+
+def test_a_stopped_run_goes_on_from_what_was_measured(vit, tmp_path, monkeypatch):
+    pixels = random_pixels(vit, 12)
+    expected = MixQQuantizer.from_pretrained(vit).quantize(SMALL, pixels).state_dict()
+    original, calls = sensitivity._measure_block, []
+
+    def stops(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(sensitivity, "_measure_block", stops)
+    with pytest.raises(KeyboardInterrupt):
+        MixQQuantizer.from_pretrained(vit).quantize(SMALL, pixels, tmp_path / "out")
+    packed = MixQQuantizer.from_pretrained(vit).quantize(SMALL, pixels, tmp_path / "out")
+    assert len(calls) == 5  # 2 batches x 2 blocks, one of them tried twice
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in packed.state_dict().items())
+
+
+def test_a_uniform_plan_needs_whole_bits(vit):
+    with pytest.raises(ValueError, match=r"Expected whole bits for a uniform plan, found 3\.5"):
+        MixQQuantizer.from_pretrained(vit).quantize(
+            dataclasses.replace(SMALL, bits=3.5), random_pixels(vit, 8), plan="uniform"
+        )
 
 
 def test_a_plan_says_the_bits(vit):

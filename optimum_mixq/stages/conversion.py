@@ -3,6 +3,7 @@
 
 import copy
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures import replace_module
@@ -17,7 +18,12 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
     if not layers:
         raise ValueError("Expected a calibrated model, found no quantized layer in it. Call calibrate(...) first.")
     for name in layers:
-        layer = packed.get_submodule(name)
-        convert = PackedLinear.from_quant if isinstance(layer, QuantLinear) else PackedConv2d.from_quant
-        replace_module(packed, name, convert(layer))
+        replace_module(packed, name, pack_layer(packed.get_submodule(name)))
     return packed.requires_grad_(False)
+
+
+def pack_layer(layer: nn.Module) -> nn.Module:
+    """Return the packed layer of a fake-quantized one, and any other module as it is."""
+    if isinstance(layer, QuantLinear):
+        return PackedLinear.from_quant(layer)
+    return PackedConv2d.from_quant(layer) if isinstance(layer, QuantConv2d) else layer

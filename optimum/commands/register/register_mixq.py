@@ -6,8 +6,10 @@ from argparse import ArgumentParser
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 
-def parse_bits(text: str) -> int | tuple[int, int]:
-    """Return the number of "4", or the pair (weight bits, activation bits) of "4/8"."""
+def parse_bits(text: str) -> int | float | tuple[int, int]:
+    """Return the number of "4" or "3.5", or the pair (weight bits, activation bits) of "4/8"."""
+    if "." in text:
+        return float(text)
     numbers = [int(part) for part in text.split("/")]
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
@@ -21,11 +23,15 @@ class MixQQuantizeCommand(BaseOptimumCLICommand):
         parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
         parser.add_argument("--output", required=True, help="folder for the packed model; new or empty")
         parser.add_argument("--bits", type=parse_bits, default=4, help="2 to 8, or weights/activations such as 4/8")
-        parser.add_argument("--plan", default="uniform", help="'uniform', or a file with the bits of every unit")
+        parser.add_argument("--size-mb", type=float, help="megabytes of the saved tensors, at most")
+        parser.add_argument(
+            "--plan", default="mixed", help="'mixed' (default), 'uniform', or a file with the bits of every unit"
+        )
         parser.add_argument("--arithmetic", choices=["column", "folded"], default="column")
         parser.add_argument("--split", help="split of the data set (default: calibration or train)")
         parser.add_argument("--calibration-samples", type=int, default=32)
-        parser.add_argument("--seed", type=int, default=0, help="draws the calibration images")
+        parser.add_argument("--sensitivity-samples", type=int, default=256, help="images to choose bits on")
+        parser.add_argument("--seed", type=int, default=0, help="draws the images")
 
     def run(self) -> None:
         from optimum_mixq.cli import run_quantize

@@ -1,0 +1,151 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Mixed-precision plans beside uniform bits at the same size and bit operations.
+
+    python benchmarks/mixed_precision.py --bench PATH     # measure and print the table
+    python benchmarks/mixed_precision.py --table          # print what was measured before
+
+Seed s calibrates on images 32 s to 32 s + 31 and measures sensitivity on the last calibration images, once for all
+targets. Defaults were chosen on the first half of the evaluation images (--decide); the table is of the second half.
+Random plans are drawn uniformly from those that keep both budgets and use nearly all of one.
+"""
+
+import argparse
+import dataclasses
+import random
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from common import BENCH_MODELS, Subject, load_subject, logits_of, read_results, write_result
+
+from optimum_mixq import DEMO_MODELS
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.data import Batch
+from optimum_mixq.pipeline import budget_of, plan_within_budget, quantize_model, sense
+from optimum_mixq.stages.costs import measure_costs
+from optimum_mixq.stages.evaluation import score
+from optimum_mixq.stages.relevance import measure_relevance
+
+
+FILE = "mixed_precision.jsonl"
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    if not arguments.table:
+        for name in arguments.models:
+            subject = load_subject(name, arguments.bench)
+            half = len(subject.labels) // 2
+            part = slice(0, half) if arguments.decide else slice(half, None)
+            subject = dataclasses.replace(subject, evaluation=subject.evaluation[part], labels=subject.labels[part])
+            reference = logits_of(subject.model, subject.evaluation)
+            for seed in arguments.seeds:
+                measure(subject, reference, seed, arguments)
+    print_table()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bench", type=Path, help="folder with the models and images that are not shipped")
+    parser.add_argument("--models", nargs="+", default=[*DEMO_MODELS, *BENCH_MODELS])
+    parser.add_argument("--targets", nargs="+", type=int, default=[3, 4, 6])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--random", type=int, default=20, help="random plans, with the first seed")
+    parser.add_argument("--images", type=int, default=256, help="images of sensitivity")
+    parser.add_argument("--decide", action="store_true", help="evaluate on the images that defaults are chosen on")
+    parser.add_argument("--table", action="store_true", help="only print what was measured before")
+    return parser.parse_args()
+
+
+def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: argparse.Namespace) -> None:
+    calibration = [subject.calibration[32 * seed : 32 * seed + 32]]
+    batches = [Batch(part, None, ()) for part in subject.calibration[-arguments.images :].split(32)]
+    widths = sorted({b for target in arguments.targets for b in range(max(2, target - 1), min(8, target + 2) + 1)})
+    config = MixQConfig(candidate_bits=tuple(widths), seed=seed)
+    relevance = measure_relevance(subject.model, batches)
+    started = time.perf_counter()
+    sensitivity = sense(subject.model, calibration, batches, config)
+    seconds = time.perf_counter() - started
+    for target in arguments.targets:
+        for kind, plan in plans(subject, relevance, sensitivity, target, seed, arguments.random):
+            packed = quantize_model(subject.model, plan, calibration, config)
+            result = score(logits_of(packed, subject.evaluation), subject.labels, reference)
+            row = {
+                "model": subject.name, "target": target, "plan": kind, "seed": seed, "decide": arguments.decide,
+                "top1": 100 * result.accuracy, "kl": result.kl, "images": result.images,
+                "sensitivity_seconds": seconds, "bits": {unit: list(bits) for unit, bits in plan.bits.items()},
+            }  # fmt: skip
+            write_result(FILE, row)
+            print(f"{subject.name} {target} bits, {kind}, seed {seed}: {result}", flush=True)
+
+
+def plans(
+    subject: Subject,
+    relevance: LayerRelevance,
+    sensitivity: SensitivityTable,
+    target: int,
+    seed: int,
+    count: int,
+) -> list[tuple[str, BitPlan]]:
+    config = MixQConfig(bits=target)
+    # Importance alone: relevance x what a width costs any unit, 4^-bits.
+    blind = dataclasses.replace(
+        sensitivity, table={unit: {bits: 4.0**-bits for bits in row} for unit, row in sensitivity.table.items()}
+    )
+    found = [("uniform", BitPlan.uniform(subject.model, target))]
+    for alpha in (0.0, 0.25, 0.5, 1.0):
+        options = dataclasses.replace(config, alpha=alpha)
+        found.append((f"alpha {alpha}", plan_within_budget(subject.model, relevance, sensitivity, options)))
+    alone = dataclasses.replace(config, alpha=1.0)
+    found.append(("importance only", plan_within_budget(subject.model, relevance, blind, alone)))
+    if seed == 0:
+        generator = random.Random(seed)
+        found += [(f"random {number}", random_plan(subject, config, generator)) for number in range(count)]
+    return found
+
+
+def random_plan(subject: Subject, config: MixQConfig, generator: random.Random) -> BitPlan:
+    """Return a plan within the budget to which no unit's next width can be added."""
+    costs = measure_costs(subject.model, config.arithmetic)
+    budget = budget_of(config, costs)
+    target = config.bits
+    assert isinstance(target, int) and budget.average_bits is not None and budget.bops is not None
+    candidates = range(max(2, target - 1), min(8, target + 2) + 1)
+
+    def fits(plan: dict[str, tuple[int, int]]) -> bool:
+        return costs.average_bits(plan) <= budget.average_bits + 1e-9 and costs.bops(plan) <= budget.bops
+
+    plan = dict.fromkeys(costs.macs, (candidates[0], candidates[0]))
+    growing = list(plan)
+    while growing:
+        unit = generator.choice(growing)
+        larger = plan | {unit: (plan[unit][0] + 1, plan[unit][1] + 1)}
+        if larger[unit][0] in candidates and fits(larger):
+            plan = larger
+        else:
+            growing.remove(unit)
+    return BitPlan(plan)
+
+
+def print_table() -> None:
+    rows = read_results(FILE)
+    print("\n| model | target | plan | top-1 % | KL | random plans that are better (KL) |\n|---|---|---|---|---|---|")
+    named = [row for row in rows if not row["plan"].startswith("random")]
+    for key in dict.fromkeys((row["model"], row["target"], row["plan"], row["decide"]) for row in named):
+        group = [r for r in named if (r["model"], r["target"], r["plan"], r["decide"]) == key]
+        rivals = [r["kl"] for r in rows if r["plan"].startswith("random") and (r["model"], r["target"]) == key[:2]]
+        first = next(r["kl"] for r in group if r["seed"] == min(g["seed"] for g in group))
+        better = f"{sum(kl < first for kl in rivals)} of {len(rivals)}" if rivals else ""
+        top1, kl = [r["top1"] for r in group], [r["kl"] for r in group]
+        print(
+            f"| {key[0]} | {key[1]} | {key[2]}{' (decide)' if key[3] else ''} "
+            f"| {statistics.mean(top1):.2f} ({min(top1):.2f}-{max(top1):.2f}) "
+            f"| {statistics.mean(kl):.4f} ({min(kl):.4f}-{max(kl):.4f}) | {better} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
