@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # PuLP and its solver are imported where a program is solved: `import optimum_mixq` should not wait for them.
 
+LARGEST_NUMBER_OF_CUTS = 200
+
 # Two options of two units, (unit, bits, unit, bits), and what having both adds to the damage.
 Interactions = Mapping[tuple[str, Bits, str, Bits], float]
 
@@ -181,9 +183,8 @@ def _solve(
     """Return the plan, whether it is proven optimal, and a bound on the objective."""
     import pulp
 
-    slack = 0.0
-    for _ in range(5):
-        problem, chosen, unit_of_score = _build(options, limits, tied, interactions, slack)
+    problem, chosen, unit_of_score = _build(options, limits, tied, interactions)
+    for _ in range(LARGEST_NUMBER_OF_CUTS):
         problem.solve(_solver(solver, time_limit))
         if problem.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
             raise ValueError(
@@ -191,11 +192,21 @@ def _solve(
                 "untie units."
             )
         plan = {unit: max(row, key=lambda bits: row[bits].varValue or 0.0) for unit, row in chosen.items()}
-        if all(limit.spent(plan) <= limit.allowed for limit in limits):
+        broken = [limit for limit in limits if limit.spent(plan) > limit.allowed]
+        if not broken:
             proven = problem.sol_status == pulp.LpSolutionOptimal
             least = math.fsum(min(row.values()) for row in options.values())
             return plan, proven, least + _bound(problem) * unit_of_score
-        slack = 10 * slack or 1e-7  # within the solver's tolerance, but not within the budget
+        for limit in broken:
+            # Within the solver's tolerance, but not within the budget: neither is any plan that spends no less on
+            # each unit.
+            spends_as_much = [
+                variable
+                for unit, row in chosen.items()
+                for bits, variable in row.items()
+                if limit.costs[unit][bits] >= limit.costs[unit][plan[unit]]
+            ]
+            problem += pulp.lpSum(spends_as_much) <= len(plan) - 1
     raise ValueError("The solver does not keep the budget to the last bit: try the other solver.")
 
 
@@ -204,7 +215,6 @@ def _build(
     limits: Sequence[_Limit],
     tied: Sequence[Sequence[str]],
     interactions: Interactions,
-    slack: float,
 ) -> tuple["pulp.LpProblem", dict[str, dict[Bits, Any]], float]:
     """Return the program, its variables by unit and bits, and the score that stands for 1 in its objective."""
     import pulp
@@ -227,19 +237,34 @@ def _build(
     for row in chosen.values():
         problem += pulp.lpSum(row.values()) == 1
     for limit in limits:
-        scale = max(max(row.values()) for row in limit.costs.values()) or 1
-        spent = pulp.lpSum(
-            limit.costs[unit][bits] / scale * variable
-            for unit, row in chosen.items()
-            for bits, variable in row.items()
-        )
-        problem += spent <= limit.allowed / scale * (1 - slack)
+        _add_limit(problem, chosen, limit)
     for group in tied:
         first, *others = [unit for pattern in group for unit in _matching(pattern, options, "tied")]
         for other in others:
             for bits in chosen[first].keys() | chosen[other].keys():
                 problem += chosen[first].get(bits, 0) - chosen[other].get(bits, 0) == 0
     return problem, chosen, unit_of_score
+
+
+def _add_limit(problem: "pulp.LpProblem", chosen: dict[str, dict[Bits, Any]], limit: _Limit) -> None:
+    """Limit what is spent above each unit's cheapest option, as a share of what may be spent there.
+
+    The differences are exact integers, so that the solver's tolerances, absolute ones, meet numbers near one.
+    """
+    import pulp
+
+    cheapest = {unit: min(row.values()) for unit, row in limit.costs.items()}
+    free = limit.allowed - sum(cheapest.values())
+    terms = []
+    for unit, row in chosen.items():
+        for bits, variable in row.items():
+            more = limit.costs[unit][bits] - cheapest[unit]
+            if more > free:
+                problem += variable == 0
+            elif more:
+                terms.append(more / free * variable)
+    if terms:
+        problem += pulp.lpSum(terms) <= 1
 
 
 def _linearised(
