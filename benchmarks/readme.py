@@ -19,7 +19,14 @@ README = Path(__file__).parents[1] / "README.md"
 
 def main() -> None:
     text = README.read_text(encoding="utf-8")
-    tables = {"uniform_ptq": accuracy_table(), "demo_models": demo_table(), "latency": latency_table()}
+    tables = {
+        "uniform_ptq": accuracy_table(),
+        "ablation": ablation_table(),
+        "demo_models": demo_table(),
+        "mixed_precision": mixed_table(),
+        "relevance": relevance_table(),
+        "latency": latency_table(),
+    }
     for name, table in tables.items():
         pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end -->)"
         text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
@@ -40,7 +47,7 @@ def accuracy_table() -> str:
         repq = REPQ_VIT.get(key[:2])
         lines.append(
             f"| {key[0]} | {group[0]['float_top1']:.2f} | {key[1]}/{key[1]} | {key[2]} "
-            f"| {statistics.mean(top1):.2f} ({min(top1):.2f}-{max(top1):.2f}) "
+            f"| {spread(top1)} "
             f"| {statistics.mean(row['agreement'] for row in group):.1f} "
             f"| {statistics.mean(row['kl'] for row in group):.4f} | {'' if repq is None else f'{repq:.2f}'} "
             f"| {statistics.median(row['forwards'] for row in group):.1f} |"
@@ -48,6 +55,57 @@ def accuracy_table() -> str:
     images = sorted({row["images"] for row in rows})
     machines = sorted({row["machine"] for row in rows})
     return "\n".join([*lines, "", f"Evaluation images: {images}. Measured on {'; '.join(machines)}."])
+
+
+def ablation_table() -> str:
+    rows = [row for row in read_results("uniform_ptq.jsonl") if row["variant"] != "default"]
+    lines = ["| model | W/A | variant | top-1 % | KL to float | forwards |", "|---|---|---|---|---|---|"]
+    for key in dict.fromkeys((row["model"], row["bits"], row["variant"]) for row in rows):
+        group = [row for row in rows if (row["model"], row["bits"], row["variant"]) == key]
+        lines.append(
+            f"| {key[0]} | {key[1]}/{key[1]} | {key[2]} | {spread([row['top1'] for row in group])} "
+            f"| {statistics.mean(row['kl'] for row in group):.4f} "
+            f"| {statistics.median(row['forwards'] for row in group):.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def mixed_table() -> str:
+    rows = [row for row in read_results("mixed_precision.jsonl") if not row["decide"]]
+    named = [row for row in rows if not row["plan"].startswith("random")]
+    names = {
+        "uniform": "uniform", "alpha 0.0": "sensitivity alone", "alpha 0.5": "relevance^0.5 x sensitivity",
+        "alpha 1.0": "relevance x sensitivity (default)", "importance only": "relevance alone",
+    }  # fmt: skip
+    lines = ["| model | bits | plan | top-1 % | KL to float | better random plans |", "|---|---|---|---|---|---|"]
+    for key in dict.fromkeys((row["model"], row["target"], row["plan"]) for row in named if row["plan"] in names):
+        group = [row for row in named if (row["model"], row["target"], row["plan"]) == key]
+        rivals = [r["kl"] for r in rows if r["plan"].startswith("random") and (r["model"], r["target"]) == key[:2]]
+        first = next(row["kl"] for row in group if row["seed"] == 0)
+        better = f"{sum(kl < first for kl in rivals)} of {len(rivals)}" if rivals else ""
+        lines.append(
+            f"| {key[0]} | {key[1]} | {names[key[2]]} | {spread([row['top1'] for row in group])} "
+            f"| {spread([row['kl'] for row in group], 4)} | {better} |"
+        )
+    images = sorted({row["images"] for row in rows})
+    return "\n".join([*lines, "", f"Evaluation images: {images}."])
+
+
+def relevance_table() -> str:
+    rows = read_results("relevance.jsonl")
+    lines = ["| model | Spearman, 256 against 256 images | Spearman, 32 against 512 images |", "|---|---|---|"]
+    for row in (row for row in rows if row["kind"] == "stability"):
+        lines.append(f"| {row['model']} | {row['spearman_halves_256']:.3f} | {row['spearman_32_to_all']:.3f} |")
+    lines += ["", "| size | x forward and backward | MB per image |", "|---|---|---|"]
+    for row in (row for row in rows if row["kind"] == "cost"):
+        lines.append(f"| {row['model']} | {row['ratio']:.2f} | {row['megabytes_per_image']:.0f} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Return the mean, and the lowest and highest."""
+    mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
+    return f"{mean} ({low}-{high})"
 
 
 def demo_table() -> str:

@@ -17,6 +17,7 @@ from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import draw_rows, open_images
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
 from optimum_mixq.quantizer import MixQQuantizer
+from optimum_mixq.report import draw_frontier, frontier_table
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 
 
@@ -64,6 +65,29 @@ def run_evaluate(arguments: Namespace) -> None:
     if labels is None:
         raise ValueError(f"{arguments.dataset} has no labels, so there is no accuracy to measure.")
     print(f"{arguments.model}: {_accuracy_text(score(logits, labels))}")
+
+
+@_one_line_errors
+def run_sweep(arguments: Namespace) -> None:
+    quantizer = MixQQuantizer.from_pretrained(arguments.model)
+    config = MixQConfig(
+        candidate_bits=(2, 3, 4, 5, 6),
+        arithmetic=arguments.arithmetic,
+        sensitivity_samples=arguments.sensitivity_samples,
+        seed=arguments.seed,
+    )
+    output = Path(arguments.output)
+    output.mkdir(parents=True, exist_ok=True)
+    relevance = quantizer.measure_relevance(arguments.dataset, config, arguments.split)
+    sensitivity = quantizer.measure_sensitivity(arguments.dataset, config, arguments.split)
+    relevance.save(output / "mixq_relevance.json")
+    sensitivity.save(output / "mixq_sensitivity.json")
+    plans = quantizer.sweep(relevance, sensitivity, arguments.bits, config)
+    for average, plan in zip(arguments.bits, plans, strict=True):
+        plan.save(output / f"plan-{average:g}.json")
+    (output / "frontier.svg").write_text(draw_frontier(plans), encoding="utf-8")
+    print(frontier_table(plans))
+    print(f"\nThe plans lie in {output}: `optimum-cli mixq quantize --plan FILE` takes one.")
 
 
 @_one_line_errors

@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from optimum_mixq.artifacts import BitPlan, Bits, LayerRelevance, SensitivityTab
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch
 from optimum_mixq.hub import attach
-from optimum_mixq.stages.allocation import Budget, allocate, combine_scores
+from optimum_mixq.stages.allocation import Budget, allocate, combine_scores, sweep
 from optimum_mixq.stages.calibration import calibrate, calibrate_variants
 from optimum_mixq.stages.conversion import pack, pack_layer
 from optimum_mixq.stages.costs import measure_costs
@@ -75,6 +75,21 @@ def plan_within_budget(
     candidates = candidate_bits(config, target_bits(config, costs))
     scores = combine_scores(relevance, sensitivity, candidates, config.alpha)
     return allocate(scores, costs, budget_of(config, costs), config.overrides, config.exclude, solver=config.solver)
+
+
+def sweep_plans(
+    model: PreTrainedModel,
+    relevance: LayerRelevance | None,
+    sensitivity: SensitivityTable,
+    config: MixQConfig,
+    average_bits: Sequence[float],
+) -> list[BitPlan]:
+    """Return the best plan for each average of bits, from the same measurements: the whole frontier."""
+    costs = measure_costs(model, config.arithmetic)
+    candidates = tuple((bits, bits) for bits in config.candidate_bits or (2, 3, 4, 5, 6))
+    scores = combine_scores(relevance, sensitivity, candidates, config.alpha)
+    budgets = [budget_of(replace(config, bits=float(bits)), costs) for bits in average_bits]
+    return sweep(scores, costs, budgets, config.overrides, config.exclude, config.solver)
 
 
 def budget_of(config: MixQConfig, costs: UnitCosts) -> Budget:

@@ -2,6 +2,7 @@
 """`MixQQuantizer`: from a model and a few images to a packed model on disk or on the Hub."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, draw_rows, exclude_fingerprints, open_images
-from optimum_mixq.pipeline import choose_plan, plan_within_budget, quantize_model, sense
+from optimum_mixq.pipeline import choose_plan, plan_within_budget, quantize_model, sense, sweep_plans
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 from optimum_mixq.stages.relevance import measure_relevance
+
+
+# One measurement for all averages from 2 to 6 bits.
+SWEEP = MixQConfig(candidate_bits=(2, 3, 4, 5, 6))
 
 
 class MixQQuantizer(OptimumQuantizer):
@@ -105,6 +110,16 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> BitPlan:
         """Return the best plan within the configuration's budget, from what was measured; nothing is run."""
         return plan_within_budget(self.model, relevance, sensitivity, config or MixQConfig())
+
+    def sweep(
+        self,
+        relevance: LayerRelevance | None,
+        sensitivity: SensitivityTable,
+        average_bits: Sequence[float],
+        config: MixQConfig | None = None,
+    ) -> list[BitPlan]:
+        """Return the best plan for each average of bits, from what was measured; nothing is run."""
+        return sweep_plans(self.model, relevance, sensitivity, config or SWEEP, average_bits)
 
     def evaluate(
         self, dataset: Any, split: str | None = None, samples: int | None = None, batch_size: int = 32

@@ -25,7 +25,7 @@ def run(*words, **options):
 def test_help_names_the_commands_without_loading_torch():
     result = run("--help")
     assert result.returncode == 0
-    for command in ("quantize", "evaluate", "demo"):
+    for command in ("quantize", "evaluate", "sweep", "demo"):
         assert command in result.stdout
     script = "import sys, optimum.commands.register.register_mixq; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -66,6 +66,18 @@ def test_a_mixed_plan_keeps_its_budget_from_the_shell(tmp_path):
     assert {unit: bits[0] for unit, bits in saved.items()} == plan["bits"]
     assert (output / "mixq_relevance.json").exists() and (output / "mixq_sensitivity.json").exists()
     assert not list(tmp_path.glob(".packed*"))
+
+
+def test_a_sweep_writes_plans_that_cost_more_and_hurt_less(tmp_path):
+    words = ["--model", demo_model_path("deit"), "--dataset", demo_images_path(), "--output", tmp_path / "sweep"]
+    result = run("sweep", *words, "--bits", 3, 4, 5, "--sensitivity-samples", 16)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("| yes |") == 3
+    plans = [json.loads((tmp_path / "sweep" / f"plan-{bits}.json").read_text())["provenance"] for bits in (3, 4, 5)]
+    assert [plan["achieved"]["bytes"] for plan in plans] == sorted(plan["achieved"]["bytes"] for plan in plans)
+    scores = [plan["objective"] for plan in plans]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) == 3
+    assert (tmp_path / "sweep" / "frontier.svg").read_text().count("<circle") == 3
 
 
 @pytest.mark.parametrize(

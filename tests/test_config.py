@@ -17,7 +17,7 @@ def test_an_unknown_key_raises_and_names_the_near_one():
         ValueError, match="MixQConfig has no option 'calibration_sample': did you mean 'calibration_sam"
     ):
         MixQConfig.from_dict({"calibration_sample": 3})
-    with pytest.raises(ValueError, match="MixQConfig has no option 'xyz': options are arithmetic"):
+    with pytest.raises(ValueError, match="MixQConfig has no option 'xyz': options are alpha, arithmetic"):
         MixQConfig.from_dict({"xyz": 3})
 
 

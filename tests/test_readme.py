@@ -22,5 +22,7 @@ def test_the_readmes_python_runs(tmp_path):
 def test_no_table_of_the_readme_is_empty_or_a_placeholder():
     text = (ROOT / "README.md").read_text()
     tables = re.findall(r"<!-- (\w+): [^\n]* -->\n(.*?)<!-- end -->", text, flags=re.S)
-    assert {name for name, _ in tables} == {"uniform_ptq", "demo_models", "latency"}
+    assert {name for name, _ in tables} == {
+        "uniform_ptq", "ablation", "demo_models", "mixed_precision", "relevance", "latency"
+    }  # fmt: skip
     assert all(table.count("\n|") >= 3 for _, table in tables)

@@ -90,10 +90,15 @@ def allocate(
 
 
 def sweep(
-    scores: Mapping[str, Mapping[Bits, float]], costs: UnitCosts, budgets: Iterable[Budget], **options: Any
+    scores: Mapping[str, Mapping[Bits, float]],
+    costs: UnitCosts,
+    budgets: Iterable[Budget],
+    overrides: Mapping[str, int | Bits] | None = None,
+    exclude: Sequence[str] = (),
+    solver: str = "highs",
 ) -> list[BitPlan]:
     """Return one plan per budget; nothing is measured again. A wider budget never has more damage."""
-    return [allocate(scores, costs, budget, **options) for budget in budgets]
+    return [allocate(scores, costs, budget, overrides, exclude, solver=solver) for budget in budgets]
 
 
 def combine_scores(

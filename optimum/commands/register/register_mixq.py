@@ -57,6 +57,28 @@ class MixQEvaluateCommand(BaseOptimumCLICommand):
         run_evaluate(self.args)
 
 
+class MixQSweepCommand(BaseOptimumCLICommand):
+    COMMAND = CommandInfo("sweep", "Measure once and show the best plans for many budgets.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        parser.add_argument("--model", required=True, help="a float model on the Hub or a folder")
+        parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+        parser.add_argument("--output", required=True, help="folder for plans, measurements and the picture")
+        parser.add_argument(
+            "--bits", type=float, nargs="+", default=[2.5, 3.0, 3.5, 4.0, 4.5, 5.0], help="averages of weight bits"
+        )
+        parser.add_argument("--arithmetic", choices=["column", "folded"], default="column")
+        parser.add_argument("--split", help="split of the data set (default: calibration or train)")
+        parser.add_argument("--sensitivity-samples", type=int, default=256, help="images to choose bits on")
+        parser.add_argument("--seed", type=int, default=0, help="draws the images")
+
+    def run(self) -> None:
+        from optimum_mixq.cli import run_sweep
+
+        run_sweep(self.args)
+
+
 class MixQDemoCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("demo", "Run the main job on the models and images that the package ships.")
 
@@ -75,6 +97,7 @@ class MixQCommand(BaseOptimumCLICommand):
     SUBCOMMANDS = (
         CommandInfo("quantize", MixQQuantizeCommand.COMMAND.help, MixQQuantizeCommand),
         CommandInfo("evaluate", MixQEvaluateCommand.COMMAND.help, MixQEvaluateCommand),
+        CommandInfo("sweep", MixQSweepCommand.COMMAND.help, MixQSweepCommand),
         CommandInfo("demo", MixQDemoCommand.COMMAND.help, MixQDemoCommand),
     )
 
