@@ -23,7 +23,7 @@ from optimum_mixq import DEMO_MODELS
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch
-from optimum_mixq.pipeline import budget_of, plan_within_budget, quantize_model, sense
+from optimum_mixq.pipeline import budget_of, compare_plans, propose_plans, quantize_model, sense
 from optimum_mixq.stages.costs import measure_costs
 from optimum_mixq.stages.evaluation import score
 from optimum_mixq.stages.relevance import measure_relevance
@@ -70,7 +70,7 @@ def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: arg
     sensitivity = sense(subject.model, calibration, batches, config)
     seconds = time.perf_counter() - started
     for target in arguments.targets:
-        for kind, plan in plans(subject, relevance, sensitivity, target, seed, arguments.random):
+        for kind, plan in plans(subject, relevance, sensitivity, target, seed, arguments.random, calibration, batches):
             packed = quantize_model(subject.model, plan, calibration, config)
             result = score(logits_of(packed, subject.evaluation), subject.labels, reference)
             row = {
@@ -89,18 +89,13 @@ def plans(
     target: int,
     seed: int,
     count: int,
+    calibration: list[torch.Tensor],
+    batches: list[Batch],
 ) -> list[tuple[str, BitPlan]]:
     config = MixQConfig(bits=target)
-    # Importance alone: relevance x what a width costs any unit, 4^-bits.
-    blind = dataclasses.replace(
-        sensitivity, table={unit: {bits: 4.0**-bits for bits in row} for unit, row in sensitivity.table.items()}
-    )
-    found = [("uniform", BitPlan.uniform(subject.model, target))]
-    for alpha in (0.0, 0.25, 0.5, 1.0):
-        options = dataclasses.replace(config, alpha=alpha)
-        found.append((f"alpha {alpha}", plan_within_budget(subject.model, relevance, sensitivity, options)))
-    alone = dataclasses.replace(config, alpha=1.0)
-    found.append(("importance only", plan_within_budget(subject.model, relevance, blind, alone)))
+    proposed = propose_plans(subject.model, relevance, sensitivity, config)
+    best = compare_plans(subject.model, proposed, calibration, batches, config)
+    found = [("default", best), *proposed.items()]
     if seed == 0:
         generator = random.Random(seed)
         found += [(f"random {number}", random_plan(subject, config, generator)) for number in range(count)]

@@ -74,8 +74,8 @@ def mixed_table() -> str:
     rows = [row for row in read_results("mixed_precision.jsonl") if not row["decide"]]
     named = [row for row in rows if not row["plan"].startswith("random")]
     names = {
-        "uniform": "uniform", "alpha 0.0": "sensitivity alone", "alpha 0.5": "relevance^0.5 x sensitivity",
-        "alpha 1.0": "relevance x sensitivity (default)", "importance only": "relevance alone",
+        "uniform": "uniform", "default": "mixed (default)", "alpha 1": "relevance x sensitivity",
+        "alpha 0": "sensitivity alone", "relevance alone": "relevance alone",
     }  # fmt: skip
     lines = ["| model | bits | plan | top-1 % | KL to float | better random plans |", "|---|---|---|---|---|---|"]
     for key in dict.fromkeys((row["model"], row["target"], row["plan"]) for row in named if row["plan"] in names):

@@ -12,6 +12,7 @@ and between the first 32 images and all of them.
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -82,15 +83,19 @@ def measure_cost(size: str, repeats: int, images: int = 32) -> None:
 
 def measure_memory(size: str, images: int = 8) -> float:
     """Return the megabytes per image by which the peak memory of a fresh process rises."""
-    import resource
-
     torch.manual_seed(0)
     model = SIZES[size]().eval()
     with torch.no_grad():
         model(pixel_values=torch.randn(1, 3, 224, 224))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_megabytes()
     measure_relevance(model, [Batch(torch.randn(images, 3, 224, 224), None, ())])
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 / images
+    return (peak_megabytes() - before) / images
+
+
+def peak_megabytes() -> float:
+    """Return the peak of this process' resident memory; getrusage would hand on the parent's."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def measure_stability(subject: Subject) -> None:

@@ -4,6 +4,7 @@
 import dataclasses
 import difflib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,13 @@ class BitPlan:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        normal = {unit: _as_pair(width, unit) for unit, width in self.bits.items()}
+        normal = {unit: _checked_pair(width, unit) for unit, width in self.bits.items()}
         object.__setattr__(self, "bits", normal)
 
     @classmethod
     def uniform(cls, model: PreTrainedModel, bits: int | Bits) -> "BitPlan":
         """Return the plan that gives every unit the same bits: one number, or (weight bits, activation bits)."""
-        return cls({unit.name: _as_pair(bits, unit.name) for unit in describe(model).units}, {"kind": "uniform"})
+        return cls({unit.name: _checked_pair(bits, unit.name) for unit in describe(model).units}, {"kind": "uniform"})
 
     @classmethod
     def load(cls, path: str | Path) -> "BitPlan":
@@ -84,7 +85,7 @@ class LayerRelevance:
     conservation_error: float  # largest relative deviation at a block's input
     images: int
     score: str = "absolute"
-    fingerprint: str = ""  # of what it was measured on
+    fingerprint: dict[str, str] = field(default_factory=dict)  # of what it was measured on
 
     def save(self, path: str | Path) -> None:
         write_json(path, dataclasses.asdict(self))
@@ -122,9 +123,17 @@ class SensitivityTable:
             for part in ((bits[0], self.baseline[1]), (self.baseline[0], bits[1]))
         )
 
+    def covers(self, candidates: Iterable[Bits]) -> bool:
+        """Return whether every unit was measured at all of these bits."""
+        wanted = {short_bits(bits) for bits in candidates}
+        return all(wanted <= set(row) for row in self.table.values())
+
+    def as_text(self) -> dict[str, dict[str, float]]:
+        """Return the table with bits as JSON can hold them."""
+        return {unit: {bits_to_text(bits): value for bits, value in row.items()} for unit, row in self.table.items()}
+
     def save(self, path: str | Path) -> None:
-        rows = {unit: {bits_to_text(bits): value for bits, value in row.items()} for unit, row in self.table.items()}
-        write_json(path, dataclasses.asdict(self) | {"table": rows})
+        write_json(path, dataclasses.asdict(self) | {"table": self.as_text()})
 
     @classmethod
     def load(cls, path: str | Path) -> "SensitivityTable":
@@ -177,6 +186,14 @@ class UnitCosts:
     def bops(self, plan: dict[str, Bits]) -> int:
         return self.fixed_bops + sum(self.unit_bops(unit, bits) for unit, bits in plan.items())
 
+    def achieved(self, plan: dict[str, Bits]) -> dict[str, float]:
+        """Return all that a plan costs, for its provenance."""
+        return {
+            "average_bits": self.average_bits(plan),
+            "bytes": self.bytes(plan),
+            "bops": self.bops(plan),
+        }
+
 
 def short_bits(bits: Bits) -> int | Bits:
     """Return one number where both are the same.
@@ -185,6 +202,15 @@ def short_bits(bits: Bits) -> int | Bits:
     (4, (4, 8))
     """
     return bits[0] if bits[0] == bits[1] else bits
+
+
+def as_pair(bits: int | Bits) -> Bits:
+    """Return (weight bits, activation bits).
+
+    >>> as_pair(4), as_pair((4, 8))
+    ((4, 4), (4, 8))
+    """
+    return (bits, bits) if isinstance(bits, int) else bits
 
 
 def bits_to_text(bits: int | Bits) -> str:
@@ -201,11 +227,15 @@ def bits_from_text(text: str) -> int | Bits:
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_text(path: str | Path, content: str) -> None:
     """Write the file beside and rename it: a reader finds the old content or the new one, never half of it."""
     unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(content, encoding="utf-8")
     unfinished.replace(path)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -215,7 +245,7 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is no JSON ({error}): delete it and measure again.") from error
 
 
-def _as_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:
+def _checked_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:
     pair = (width, width) if isinstance(width, int) else tuple(width) if isinstance(width, (tuple, list)) else ()
     if len(pair) != 2 or not all(
         isinstance(bits, int) and not isinstance(bits, bool) and SMALLEST_BITS <= bits <= LARGEST_BITS for bits in pair

@@ -1,9 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """What the commands of `optimum-cli mixq` do. Their words stand in `optimum/commands/register/register_mixq.py`."""
 
-import os
+import shutil
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Callable
 from functools import wraps
@@ -16,8 +15,10 @@ from transformers.utils import logging
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import draw_rows, open_images
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
+from optimum_mixq.pictures import draw_frontier
 from optimum_mixq.quantizer import MixQQuantizer
-from optimum_mixq.report import draw_frontier, frontier_table
+from optimum_mixq.report import Contender, frontier_points, frontier_table
+from optimum_mixq.sharing import megabytes_of
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 
 
@@ -50,9 +51,11 @@ def run_quantize(arguments: Namespace) -> None:
         sensitivity_samples=arguments.sensitivity_samples,
         seed=arguments.seed,
     )
+    if arguments.measured is not None:
+        quantizer.load_measurements(arguments.measured)
     plan = None if arguments.plan == "mixed" else arguments.plan
     quantizer.quantize(config, arguments.dataset, arguments.output, plan, arguments.split)
-    print(f"{arguments.output}: {_megabytes(Path(arguments.output)):.2f} MB")
+    print(f"{arguments.output}: {megabytes_of(Path(arguments.output)):.2f} MB")
 
 
 @_one_line_errors
@@ -85,9 +88,23 @@ def run_sweep(arguments: Namespace) -> None:
     plans = quantizer.sweep(relevance, sensitivity, arguments.bits, config)
     for average, plan in zip(arguments.bits, plans, strict=True):
         plan.save(output / f"plan-{average:g}.json")
-    (output / "frontier.svg").write_text(draw_frontier(plans), encoding="utf-8")
+    (output / "frontier.svg").write_text(draw_frontier(frontier_points(plans)), encoding="utf-8")
     print(frontier_table(plans))
     print(f"\nThe plans lie in {output}: `optimum-cli mixq quantize --plan FILE` takes one.")
+
+
+@_one_line_errors
+def run_report(arguments: Namespace) -> None:
+    quantizer = MixQQuantizer.reopen(arguments.model, arguments.float_model)
+    folder = Path(arguments.output or arguments.model)
+    if arguments.output is None and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder to write the report into: name one with --output.")
+    report = quantizer.report(
+        arguments.dataset, folder, arguments.split, arguments.samples, arguments.calibration_split
+    )
+    for contender in report.contenders:
+        print(f"{contender.name}: {contender.megabytes:.2f} MB, {_accuracy_text(contender.evaluation)}")
+    print(f"The report is {folder / 'report.html'}")
 
 
 @_one_line_errors
@@ -95,28 +112,26 @@ def run_demo(arguments: Namespace) -> None:
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
     logging.disable_progress_bar()
-    print("model  bits        top-1 %  size MB  ms/image")
+    print("model  bits          top-1 %  size MB  ms/image", flush=True)
     for name in DEMO_MODELS:
         quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
-        float_folder = output / f"{name}-float32"
-        quantizer.model.save_pretrained(float_folder)
         images = demo_images_path()
         # Measured once, at the widths that both targets choose from.
         widths = MixQConfig(candidate_bits=(2, 3, 4, 5, 6), sensitivity_samples=128)
-        relevance = quantizer.measure_relevance(images, widths)
-        sensitivity = quantizer.measure_sensitivity(images, widths)
-        for kind, bits in (("uniform", 4), ("mixed", 4), ("mixed", 3)):
-            config = MixQConfig(bits=bits)
-            plan = quantizer.allocate(relevance, sensitivity, config) if kind == "mixed" else "uniform"
-            packed = quantizer.quantize(config, images, plan=plan)
-            folder = output / f"{name}-{kind}-{bits}bit"
-            quantizer.save_pretrained(folder)
-            scores = quantizer.evaluate(images)
-            if kind == "uniform":
-                _print_row(name, "float32", scores["float"], float_folder, quantizer.model)
-            _print_row(name, f"{kind} {bits}", scores["quantized"], folder, packed)
+        quantizer.measure_sensitivity(images, widths)
+        for bits in (4, 3):
+            config = MixQConfig(bits=bits, sensitivity_samples=128)
+            folder = output / f"{name}-mixed-{bits}bit"
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier demo
+            packed = quantizer.quantize(config, images, folder)
+            report = quantizer.report(images, folder)
+            # Float and uniform stand in the table once.
+            for contender in report.contenders if bits == 4 else report.contenders[-1:]:
+                _print_row(name, contender, bits)
             _check_reload(packed, folder)
-    print(f"The packed models lie in {output}, and each gave the same logits after a reload.")
+    print(
+        f"The packed models lie in {output}, each with its report.html, and each gave the same logits after a reload."
+    )
 
 
 def _check_reload(packed: PreTrainedModel, folder: Path) -> None:
@@ -127,25 +142,10 @@ def _check_reload(packed: PreTrainedModel, folder: Path) -> None:
             raise ValueError(f"{folder} gives other logits than the model that was saved there.")
 
 
-def _print_row(name: str, bits: str, result: Evaluation, folder: Path, model: PreTrainedModel) -> None:
-    accuracy = "" if result.accuracy is None else f"{100 * result.accuracy:7.2f}"
-    print(f"{name:6} {bits:11} {accuracy}  {_megabytes(folder):7.2f}  {_milliseconds(model):8.2f}", flush=True)
-
-
-def _milliseconds(model: PreTrainedModel, images: int = 32, repeats: int = 5) -> float:
-    """Return the median time per image of a batch, in this process."""
-    pixels = torch.zeros(images, 3, 28, 28)
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(repeats + 1):
-            started = time.perf_counter()
-            model(pixel_values=pixels)
-            seconds.append(time.perf_counter() - started)
-    return 1000 * sorted(seconds[1:])[repeats // 2] / images
-
-
-def _megabytes(folder: Path) -> float:
-    return sum(os.path.getsize(path) for path in folder.glob("*.safetensors")) / 1e6
+def _print_row(name: str, contender: Contender, bits: int) -> None:
+    accuracy = "" if contender.evaluation.accuracy is None else f"{100 * contender.evaluation.accuracy:7.2f}"
+    kind = f"mixed {bits}" if contender.name == "this model" else contender.name
+    print(f"{name:6} {kind:13} {accuracy}  {contender.megabytes:7.2f}  {contender.milliseconds:8.2f}", flush=True)
 
 
 def _accuracy_text(result: Evaluation) -> str:

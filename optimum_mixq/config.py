@@ -31,6 +31,8 @@ class MixQConfig(QuantizationConfigMixin):
         overrides: bits of units by pattern, such as {"*.fc2": 8}.
         exclude: patterns of units that keep the most candidate bits.
         alpha: exponent of relevance in relevance^alpha x sensitivity; 0 ignores relevance.
+        compare: pack the best plans by several objectives, and uniform bits, and keep what stays nearest to the float
+            model on the images of sensitivity; False keeps the best plan by `alpha` alone.
         score: how relevance is summed: "absolute", "signed", "mean" or "gradient".
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
             "cross_entropy" or "accuracy".
@@ -53,6 +55,7 @@ class MixQConfig(QuantizationConfigMixin):
             minus this many standard deviations; "search" tries several, None clips nothing (RepQ-ViT).
         balance: even out the channels of query and key between the two, which is exact before rounding.
         plan: bits of each unit, filled in when a model is quantized.
+        record: what was done, filled in likewise: the float model, the calibration images, package versions.
         format_version: of the saved model.
     """
 
@@ -64,6 +67,7 @@ class MixQConfig(QuantizationConfigMixin):
     overrides: dict[str, int | tuple[int, int]] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
     alpha: float = 1.0
+    compare: bool = True
     score: Literal["absolute", "signed", "mean", "gradient"] = "absolute"
     metric: Literal["shift", "kl", "cross_entropy", "accuracy"] = "shift"
     solver: Literal["highs", "cbc"] = "highs"
@@ -81,6 +85,7 @@ class MixQConfig(QuantizationConfigMixin):
     clip: float | Literal["search"] | None = "search"
     balance: bool = True
     plan: dict[str, Any] | None = None
+    record: dict[str, Any] | None = None
     format_version: int = FORMAT_VERSION
     quant_method: str = QUANT_METHOD
 

@@ -85,9 +85,15 @@ class MixQHfQuantizer(HfQuantizer):
         return True
 
 
-def attach(model: PreTrainedModel, plan: BitPlan, config: MixQConfig) -> PreTrainedModel:
-    """Tell a model packed in memory what it is, so that `save_pretrained` and `push_to_hub` write it as such."""
-    done = dataclasses.replace(config, plan={unit: list(bits) for unit, bits in plan.bits.items()})
+def attach(
+    model: PreTrainedModel, plan: BitPlan, config: MixQConfig, record: dict[str, Any] | None = None
+) -> PreTrainedModel:
+    """Tell a model packed in memory what it is, so that `save_pretrained` and `push_to_hub` write it as such.
+
+    `record` says what was done, for who reads the saved configuration.
+    """
+    bits = {unit: list(bits) for unit, bits in plan.bits.items()}
+    done = dataclasses.replace(config, plan=bits, record=record)
     model.hf_quantizer = MixQHfQuantizer(done, pre_quantized=True)
     model.config.quantization_config = done
     model.config._is_quantized = True

@@ -1,33 +1,49 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """START HERE: the method, one call per stage."""
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import BitPlan, Bits, LayerRelevance, SensitivityTable, UnitCosts
+from optimum_mixq.artifacts import BitPlan, Bits, LayerRelevance, SensitivityTable, UnitCosts, as_pair
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.data import Batch
+from optimum_mixq.data import Batch, fingerprint
+from optimum_mixq.fingerprints import fingerprint_inputs
 from optimum_mixq.hub import attach
 from optimum_mixq.stages.allocation import Budget, allocate, combine_scores, sweep
 from optimum_mixq.stages.calibration import calibrate, calibrate_variants
 from optimum_mixq.stages.conversion import pack, pack_layer
 from optimum_mixq.stages.costs import measure_costs
+from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.relevance import measure_relevance
-from optimum_mixq.stages.sensitivity import measure_sensitivity
+from optimum_mixq.stages.sensitivity import mark_sensitivity, measure_sensitivity
+
+
+# Exponents of relevance whose best plans are compared with that of `alpha`.
+OTHER_ALPHAS = (0.0, 0.5)
 
 
 def quantize_model(
-    model: PreTrainedModel, plan: BitPlan, pixel_batches: Sequence[Tensor], config: MixQConfig
+    model: PreTrainedModel,
+    plan: BitPlan,
+    pixel_batches: Sequence[Tensor],
+    config: MixQConfig,
+    dataset: str | None = None,
 ) -> PreTrainedModel:
-    """Return a packed copy of `model` with the bits of `plan`, ready to run, save and share."""
+    """Return a packed copy of `model` with the bits of `plan`, ready to run, save and share.
+
+    `dataset` is the name of what the calibration images come from, for the record.
+    """
     prepared = calibrate(model, plan, pixel_batches, config)  # 4: ranges, reparameterisation, rounding
     packed = pack(prepared)  # 5: integer codes
-    return attach(packed, plan, config)
+    return attach(packed, plan, config, write_record(model, pixel_batches, dataset))
 
 
 def choose_plan(
@@ -35,14 +51,58 @@ def choose_plan(
     calibration: Sequence[Tensor],
     batches: Sequence[Batch],
     config: MixQConfig,
-    progress_file: Path | None = None,
+    work: Path | None = None,
+    known: tuple[LayerRelevance | None, SensitivityTable | None] = (None, None),
 ) -> tuple[BitPlan, LayerRelevance, SensitivityTable]:
-    """Return the mixed-precision plan of a model within the configuration's budget, and what it was chosen from."""
-    relevance = measure_relevance(
-        model, batches, config.score, sum(map(len, batches))
-    )  # 1: what passes through each unit
-    sensitivity = sense(model, calibration, batches, config, progress_file)  # 2: what each width costs
-    return plan_within_budget(model, relevance, sensitivity, config), relevance, sensitivity  # 3: the best plan
+    """Return the mixed-precision plan of a model within the configuration's budget, and what it was chosen from.
+
+    In the folder `work` both measurements are kept as they grow. From there, or from `known`, they are taken where
+    they fit.
+    """
+    relevance_file, sensitivity_file = (
+        (None, None) if work is None else (work / "relevance.json", work / "sensitivity.json")
+    )
+    relevance = relate(model, batches, config, relevance_file, known[0])  # 1: what passes through each unit
+    sensitivity = sense(model, calibration, batches, config, sensitivity_file, known[1])  # 2: what each width costs
+    plans = propose_plans(model, relevance, sensitivity, config)  # 3: the best plan, by each objective
+    plan = next(iter(plans.values())) if len(plans) == 1 else compare_plans(model, plans, calibration, batches, config)
+    return plan, relevance, sensitivity
+
+
+def write_record(model: PreTrainedModel, pixel_batches: Sequence[Tensor], dataset: str | None) -> dict[str, Any]:
+    """Return what a saved configuration tells of how the model was made."""
+    digests = [fingerprint(image) for batch in pixel_batches for image in batch]
+    name = model.name_or_path
+    return {
+        # The path of somebody's folder tells nobody else anything.
+        "base_model": name if name and not Path(name).exists() else None,
+        "calibration": {
+            "dataset": dataset,
+            "images": len(digests),
+            "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
+        },
+        "versions": {package: version(package) for package in ("optimum-mixq", "transformers", "torch")},
+    }
+
+
+def relate(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    config: MixQConfig,
+    file: Path | None = None,
+    known: LayerRelevance | None = None,
+) -> LayerRelevance:
+    """Return the relevance of every unit: `known` or what `file` holds if it fits, else measured, and saved there."""
+    marks = fingerprint_inputs(model, batches, {"score": config.score})
+    if known is None and file is not None and file.exists():
+        known = LayerRelevance.load(file)
+    if known is not None and known.fingerprint == marks:
+        return known
+    measured = measure_relevance(model, batches, config.score, sum(map(len, batches)))
+    relevance = replace(measured, fingerprint=marks)
+    if file is not None:
+        relevance.save(file)
+    return relevance
 
 
 def sense(
@@ -51,17 +111,24 @@ def sense(
     batches: Sequence[Batch],
     config: MixQConfig,
     progress_file: Path | None = None,
+    known: SensitivityTable | None = None,
 ) -> SensitivityTable:
-    """Return the sensitivity of every unit at every candidate width, around the uniform baseline."""
+    """Return the sensitivity of every unit at every candidate width, around the uniform baseline.
+
+    `known` is returned where it was measured on the same, at these widths or more.
+    """
     around = (config.baseline, config.baseline)
     candidates = measured_bits(config, target_bits(config, measure_costs(model, config.arithmetic)))
+    settings = {name: value for name, value in asdict(config).items() if name in _SETTINGS_OF_SENSITIVITY}
+    marks = mark_sensitivity(model, batches, settings, config.metric, around)
+    if known is not None and known.fingerprint == marks and known.covers(candidates):
+        return known
     baseline, variants = calibrate_variants(model, BitPlan.uniform(model, around), calibration, config, candidates)
     packed = {
         unit: {bits: {name: pack_layer(module) for name, module in modules.items()} for bits, modules in row.items()}
         for unit, row in variants.items()
     }
     images = sum(map(len, batches))
-    settings = {name: value for name, value in asdict(config).items() if name in _SETTINGS_OF_SENSITIVITY}
     return measure_sensitivity(
         model, pack(baseline), around, packed, batches, config.metric, images, progress_file, settings
     )
@@ -70,11 +137,57 @@ def sense(
 def plan_within_budget(
     model: PreTrainedModel, relevance: LayerRelevance | None, sensitivity: SensitivityTable, config: MixQConfig
 ) -> BitPlan:
-    """Return the best plan within the configuration's budget."""
+    """Return the best plan within the configuration's budget, by the configuration's own objective."""
     costs = measure_costs(model, config.arithmetic)
     candidates = candidate_bits(config, target_bits(config, costs))
     scores = combine_scores(relevance, sensitivity, candidates, config.alpha)
     return allocate(scores, costs, budget_of(config, costs), config.overrides, config.exclude, solver=config.solver)
+
+
+def propose_plans(
+    model: PreTrainedModel, relevance: LayerRelevance, sensitivity: SensitivityTable, config: MixQConfig
+) -> dict[str, BitPlan]:
+    """Return the plans that may be the best: of the configuration's objective, and with `compare` of others too."""
+    plans = {f"alpha {config.alpha:g}": plan_within_budget(model, relevance, sensitivity, config)}
+    if not config.compare:
+        return plans
+    for alpha in OTHER_ALPHAS:
+        plans[f"alpha {alpha:g}"] = plan_within_budget(model, relevance, sensitivity, replace(config, alpha=alpha))
+    # Rounding noise falls fourfold per bit; how it falls in each unit is left out.
+    alike = {unit: {bits: 4.0 ** -min(as_pair(bits)) for bits in row} for unit, row in sensitivity.table.items()}
+    blind = replace(sensitivity, table=alike)
+    plans["relevance alone"] = plan_within_budget(model, relevance, blind, replace(config, alpha=1.0))
+    costs = measure_costs(model, config.arithmetic)
+    uniform = BitPlan.uniform(model, target_bits(config, costs))
+    if not config.overrides and not config.exclude and budget_of(config, costs).allows(costs, uniform.bits):
+        plans["uniform"] = replace(
+            uniform, provenance={**uniform.provenance, "achieved": costs.achieved(uniform.bits)}
+        )
+    return plans
+
+
+def compare_plans(
+    model: PreTrainedModel,
+    plans: Mapping[str, BitPlan],
+    calibration: Sequence[Tensor],
+    batches: Sequence[Batch],
+    config: MixQConfig,
+) -> BitPlan:
+    """Return the plan whose packed model stays nearest to the float one: least KL on the images of `batches`.
+
+    # Unlike the paper: scores of single units do not say how their errors meet in the whole network. One packed model
+    # per objective costs little beside the table of sensitivities, and no plan is worse than uniform bits here.
+    """
+    reference, _ = measure_logits(model, batches)
+    found: dict[str, float] = {}
+    for name, plan in plans.items():
+        packed = pack(calibrate(model, plan, calibration, config))
+        kl = score(measure_logits(packed, batches)[0], None, reference).kl
+        assert kl is not None  # there is a reference
+        found[name] = kl
+    best = min(found, key=lambda name: found[name])
+    provenance = {**plans[best].provenance, "compared": found, "chosen": best}
+    return replace(plans[best], provenance=provenance)
 
 
 def sweep_plans(
@@ -150,5 +263,5 @@ def _uniform_bops(costs: UnitCosts, weight_bits: float, input_bits: float) -> in
 
 _SETTINGS_OF_SENSITIVITY = {
     "arithmetic", "calibration_samples", "seed", "input_search", "weight_search", "correction", "ridge",
-    "compensation", "clip", "balance", "candidate_bits", "tie_bits", "bits", "size_mb", "bops",
+    "compensation", "clip", "balance",
 }  # fmt: skip

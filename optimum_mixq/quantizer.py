@@ -1,7 +1,9 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """`MixQQuantizer`: from a model and a few images to a packed model on disk or on the Hub."""
 
+import dataclasses
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,14 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
+from optimum_mixq.card import Evaluated, Timing, model_card
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, draw_rows, exclude_fingerprints, open_images
-from optimum_mixq.pipeline import choose_plan, plan_within_budget, quantize_model, sense, sweep_plans
+from optimum_mixq.pipeline import choose_plan, plan_within_budget, quantize_model, relate, sense, sweep_plans
+from optimum_mixq.report import Report
+from optimum_mixq.reporting import build_report
+from optimum_mixq.sharing import appearing_folder, megabytes_of, require_empty, upload
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
-from optimum_mixq.stages.relevance import measure_relevance
 
 
 # One measurement for all averages from 2 to 6 bits.
@@ -31,11 +36,18 @@ class MixQQuantizer(OptimumQuantizer):
     def __init__(self, model: PreTrainedModel, processor: BaseImageProcessor | None) -> None:
         super().__init__()
         describe(model)  # raises for what is not supported, before any work is done
+        if getattr(model, "quantization_method", None) is not None:
+            raise ValueError(
+                "Expected a float model, found one that is quantized already. Load the float checkpoint; "
+                "MixQQuantizer.reopen(folder, float_model) evaluates and reports a quantized one."
+            )
         self.model, self.processor = model, processor
         self.quantized: PreTrainedModel | None = None
         self.plan: BitPlan | None = None
         self.relevance: LayerRelevance | None = None
         self.sensitivity: SensitivityTable | None = None
+        self.evaluated: Evaluated | None = None
+        self.timing: Timing | None = None
         self._seen: set[str] = set()
 
     @classmethod
@@ -48,16 +60,57 @@ class MixQQuantizer(OptimumQuantizer):
         cache_dir: str | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = None,
+        device_map: str | dict[str, Any] | None = None,
     ) -> "MixQQuantizer":
-        """Return the quantizer of a model on the Hub, in a folder, or in memory, with its image processor."""
+        """Return the quantizer of a model on the Hub, in a folder, or in memory, with its image processor.
+
+        Calibration and relevance want float32; they run on the model's device.
+        """
         if isinstance(model_or_path, PreTrainedModel):
-            return cls(model_or_path, processor)
+            return cls(model_or_path if device is None else model_or_path.to(device), processor)
         where = {
             "revision": revision or "main", "token": token, "cache_dir": cache_dir,
             "local_files_only": local_files_only, "trust_remote_code": trust_remote_code,
         }  # fmt: skip
-        model = AutoModelForImageClassification.from_pretrained(model_or_path, dtype=torch.float32, **where)
+        model = AutoModelForImageClassification.from_pretrained(
+            model_or_path, dtype=dtype, device_map=device_map, **where
+        )
+        if device is not None:
+            model = model.to(device)
         return cls(model, processor or AutoImageProcessor.from_pretrained(model_or_path, **where))
+
+    @classmethod
+    def reopen(
+        cls,
+        folder: str | Path,
+        float_model: PreTrainedModel | str | Path | None = None,
+        token: str | bool | None = None,
+    ) -> "MixQQuantizer":
+        """Return the quantizer of a packed model that was saved before, with what was measured for it."""
+        packed = AutoModelForImageClassification.from_pretrained(folder, token=token)
+        config = getattr(packed.config, "quantization_config", None)
+        if not isinstance(config, MixQConfig):
+            raise ValueError(f"Expected a model that optimum-mixq quantized in {folder}, found a float one.")
+        base = float_model or (config.record or {}).get("base_model")
+        if base is None:
+            raise ValueError(f"{folder} does not say which float model it was made from: name it (--float-model).")
+        processor = AutoImageProcessor.from_pretrained(folder, token=token)
+        quantizer = cls.from_pretrained(base, processor, token=token)
+        quantizer.quantized, quantizer.plan = packed, BitPlan(config.plan or {})
+        if (Path(folder) / "mixq_plan.json").exists():
+            quantizer.plan = BitPlan.load(Path(folder) / "mixq_plan.json")
+        quantizer.load_measurements(folder)
+        return quantizer
+
+    def load_measurements(self, folder: str | Path) -> None:
+        """Take the relevance and sensitivity that lie in a folder, so that they are not measured again."""
+        relevance, sensitivity = Path(folder) / "mixq_relevance.json", Path(folder) / "mixq_sensitivity.json"
+        if relevance.exists():
+            self.relevance = LayerRelevance.load(relevance)
+        if sensitivity.exists():
+            self.sensitivity = SensitivityTable.load(sensitivity)
 
     def quantize(
         self,
@@ -70,11 +123,12 @@ class MixQQuantizer(OptimumQuantizer):
         """Return the packed model, calibrated on images of `dataset`, and save it with its processor if asked to.
 
         `plan` is a `BitPlan`, the path of one, or "uniform". Without it relevance and sensitivity are measured and the
-        best plan within the configuration's budget is chosen. What was measured so far lies beside `save_dir`, so that
-        a run that was stopped goes on when it is called again.
+        best plan within the configuration's budget is chosen. What this quantizer measured before is used again where
+        it fits. What was measured so far lies beside `save_dir`, so that a run that was stopped goes on when it is
+        called again.
         """
         config = config or MixQConfig()
-        target = None if save_dir is None else _require_empty(Path(save_dir))
+        target = None if save_dir is None else require_empty(Path(save_dir))
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         if plan is None:
             work = None if target is None else target.with_name(f".{target.name}.work")
@@ -82,9 +136,12 @@ class MixQQuantizer(OptimumQuantizer):
         else:
             self.plan = self._read_plan(plan, config)
         pixel_batches = self._calibration_batches(images, config)
-        self.quantized = quantize_model(self.model, self.plan, pixel_batches, config)
+        self.quantized = quantize_model(self.model, self.plan, pixel_batches, config, _name_of(dataset))
+        self.evaluated = self.timing = None
         if target is not None:
-            self._save_atomically(target)
+            with appearing_folder(target) as folder:
+                self.save_pretrained(folder)
+            shutil.rmtree(target.with_name(f".{target.name}.work"), ignore_errors=True)
         return self.quantized
 
     def measure_relevance(
@@ -94,7 +151,8 @@ class MixQQuantizer(OptimumQuantizer):
         config = config or MixQConfig()
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         batches = self._sensitivity_batches(images, config)
-        return measure_relevance(self.model, batches, config.score, sum(map(len, batches)))
+        self.relevance = relate(self.model, batches, config, known=self.relevance)
+        return self.relevance
 
     def measure_sensitivity(
         self, dataset: Any, config: MixQConfig | None = None, split: str | None = None
@@ -103,7 +161,9 @@ class MixQQuantizer(OptimumQuantizer):
         config = config or MixQConfig()
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         batches = self._sensitivity_batches(images, config)
-        return sense(self.model, self._calibration_batches(images, config), batches, config)
+        calibration = self._calibration_batches(images, config)
+        self.sensitivity = sense(self.model, calibration, batches, config, known=self.sensitivity)
+        return self.sensitivity
 
     def allocate(
         self, relevance: LayerRelevance | None, sensitivity: SensitivityTable, config: MixQConfig | None = None
@@ -126,23 +186,74 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> dict[str, Evaluation]:
         """Return the scores of the float and the packed model on the same images; calibration's are left out."""
         quantized = self._require_quantized()
-        images = open_images(dataset, self.model, self.processor, "evaluation", split)
-        rows = draw_rows(images, samples, seed=0)
-        batches = list(exclude_fingerprints(images.batches(rows, batch_size), frozenset(self._seen)))
+        batches = self._evaluation_batches(dataset, split, samples, batch_size)
         reference, labels = measure_logits(self.model, batches)
         logits, _ = measure_logits(quantized, batches)
-        return {"float": score(reference, labels), "quantized": score(logits, labels, reference)}
+        scores = {"float": score(reference, labels), "quantized": score(logits, labels, reference)}
+        self.evaluated = Evaluated(_name_of(dataset) or "own images", split, scores["float"], scores["quantized"])
+        return scores
 
-    def save_pretrained(self, save_dir: str | Path) -> None:
-        self._require_quantized().save_pretrained(save_dir)
-        if self.processor is not None:
-            self.processor.save_pretrained(save_dir)
+    def report(
+        self,
+        dataset: Any,
+        save_dir: str | Path,
+        split: str | None = None,
+        samples: int | None = None,
+        calibration_split: str | None = None,
+    ) -> Report:
+        """Compare float, uniform and this model on images of `dataset`, and write report.html and report.json.
 
-    def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> None:
-        """Upload the packed model and its image processor."""
-        self._require_quantized().push_to_hub(repo_id, token=token, private=private)
+        The uniform model is calibrated on the same images as this one was. Where `save_dir` holds the packed model,
+        its card is brought up to date.
+        """
+        quantized, plan = self._require_quantized(), self._require_plan()
+        config = dataclasses.replace(quantized.config.quantization_config, plan=None, record=None)
+        images = open_images(dataset, self.model, self.processor, "calibration", calibration_split)
+        calibration = self._calibration_batches(images, config)
+        batches = self._evaluation_batches(dataset, split, samples, config.batch_size)
+        report, self.evaluated, self.timing = build_report(
+            self.model, quantized, plan, self.relevance, self.sensitivity, config, calibration, batches,
+            _name_of(dataset) or "own images", split,
+        )  # fmt: skip
+        report.save(save_dir)
+        if (Path(save_dir) / "config.json").exists():
+            self._write_card(Path(save_dir))
+        return report
+
+    def save_pretrained(self, save_dir: str | Path, repo_id: str = "PATH") -> None:
+        """Write the packed model, its image processor, what was measured, and its card."""
+        folder = Path(save_dir)
+        self._require_quantized().save_pretrained(folder)
         if self.processor is not None:
-            self.processor.push_to_hub(repo_id, token=token, private=private)
+            self.processor.save_pretrained(folder)
+        for name, artefact in (
+            ("plan", self.plan),
+            ("relevance", self.relevance),
+            ("sensitivity", self.sensitivity),
+        ):
+            if artefact is not None:
+                artefact.save(folder / f"mixq_{name}.json")
+        self._write_card(folder, repo_id)
+
+    def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> str:
+        """Upload the packed model, its image processor, what was measured, and its card; return the address."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, repo_id)
+            return upload(Path(folder), repo_id, token, private)
+
+    def _write_card(self, folder: Path, repo_id: str = "PATH") -> None:
+        quantized = self._require_quantized()
+        card = model_card(
+            quantized.config.quantization_config,
+            self._require_plan(),
+            quantized.config.model_type,
+            megabytes_of(folder),
+            self.model.num_parameters() * 4 / 1e6,
+            repo_id,
+            self.evaluated,
+            self.timing,
+        )
+        card.save(folder / "README.md")
 
     def _choose_plan(self, images: Images, config: MixQConfig, work: Path | None) -> BitPlan:
         if work is not None:
@@ -152,7 +263,8 @@ class MixQQuantizer(OptimumQuantizer):
             self._calibration_batches(images, config),
             self._sensitivity_batches(images, config),
             config,
-            None if work is None else work / "sensitivity.json",
+            work,
+            (self.relevance, self.sensitivity),
         )
         return plan
 
@@ -178,27 +290,25 @@ class MixQQuantizer(OptimumQuantizer):
         self._seen |= {digest for batch in batches for digest in batch.fingerprints}
         return batches
 
-    def _save_atomically(self, target: Path) -> None:
-        """Write beside and rename: who stops in the middle finds no half a model."""
-        unfinished = target.with_name(f".{target.name}.unfinished")
-        self.save_pretrained(unfinished)
-        for name, artefact in (
-            ("plan", self.plan),
-            ("relevance", self.relevance),
-            ("sensitivity", self.sensitivity),
-        ):
-            if artefact is not None:
-                artefact.save(unfinished / f"mixq_{name}.json")
-        unfinished.replace(target)
-        shutil.rmtree(target.with_name(f".{target.name}.work"), ignore_errors=True)
+    def _evaluation_batches(
+        self, dataset: Any, split: str | None, samples: int | None, batch_size: int
+    ) -> list[Batch]:
+        images = open_images(dataset, self.model, self.processor, "evaluation", split)
+        rows = draw_rows(images, samples, seed=0)
+        return list(exclude_fingerprints(images.batches(rows, batch_size), frozenset(self._seen)))
 
     def _require_quantized(self) -> PreTrainedModel:
         if self.quantized is None:
             raise ValueError("There is no quantized model yet: call quantize(config, dataset=...) first.")
         return self.quantized
 
+    def _require_plan(self) -> BitPlan:
+        assert self.plan is not None  # what is quantized has a plan
+        return self.plan
 
-def _require_empty(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder. Choose another one, or empty it.")
-    return folder
+
+def _name_of(dataset: Any) -> str | None:
+    """Return the name of a data set, or of a folder without the path that leads to it on this machine."""
+    if not isinstance(dataset, (str, Path)):
+        return None
+    return Path(dataset).name if Path(dataset).is_absolute() else str(dataset)

@@ -114,6 +114,22 @@ def test_what_a_person_can_mend_is_one_line(words, message, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_report_is_written_beside_the_model(tmp_path):
+    model, images = demo_model_path("vit"), demo_images_path()
+    words = ("--model", model, "--dataset", images, "--output", "out", "--plan", "uniform", "--bits", "3")
+    run("quantize", *words, cwd=tmp_path, check=True)
+    words = ("--model", "out", "--dataset", images, "--float-model", model, "--samples", "100")
+    lines = run("report", *words, cwd=tmp_path, check=True).stdout.splitlines()
+    assert lines[0].startswith("float: 3.62 MB, top-1 9") and lines[1].startswith("uniform 3: 0.4")
+    assert lines[2] == "The report is out/report.html" and (tmp_path / "out" / "report.html").exists()
+    assert "## Accuracy" in (tmp_path / "out" / "README.md").read_text()
+    again = run("quantize", "--model", "out", "--dataset", images, "--output", "twice", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "optimum-cli mixq: Expected a float model, found one that is quantized already" in again.stderr
+    lost = run("report", "--model", "out", "--dataset", images, cwd=tmp_path)
+    assert "out does not say which float model it was made from: name it (--float-model)" in lost.stderr
+
+
 def test_a_wheel_holds_the_models_the_images_and_the_command(tmp_path):
     started = time.monotonic()
     command = [

@@ -18,6 +18,8 @@ RANKS = {
     "data": 0,
     "demo": 0,
     "replay": 0,
+    "progress": 0,
+    "fingerprints": 0,
     "quant.grids": 1,
     "quant.packing": 1,
     "quant.kernels": 1,
@@ -33,7 +35,11 @@ RANKS = {
     "hub": 3,
     "pipeline": 4,
     "quantizer": 4,
-    "report": 5,
+    "pictures": 0,
+    "report": 4,
+    "card": 4,
+    "sharing": 4,
+    "reporting": 4,
     "cli": 5,
 }
 WITHIN_RANK = {
@@ -41,9 +47,16 @@ WITHIN_RANK = {
     ("artifacts", "architectures"),
     ("config", "architectures"),
     ("replay", "architectures"),
+    ("fingerprints", "data"),
     ("quant.packed", "quant.layers"),
     ("quantizer", "pipeline"),
-    ("cli", "report"),
+    ("quantizer", "card"),
+    ("quantizer", "report"),
+    ("quantizer", "reporting"),
+    ("quantizer", "sharing"),
+    ("reporting", "card"),
+    ("reporting", "pipeline"),
+    ("reporting", "report"),
 }
 
 

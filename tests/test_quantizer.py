@@ -3,10 +3,10 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import random_pixels
+from conftest import make_model, random_pixels
 from safetensors import safe_open
 
-from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
+from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, pipeline
 from optimum_mixq.stages import sensitivity
 
 
@@ -23,11 +23,43 @@ def test_a_model_in_memory_is_quantized_and_left_as_it_is(vit):
 def test_without_a_plan_the_best_one_within_the_budget_is_chosen(model):
     pixels = random_pixels(model, 12)
     quantizer = MixQQuantizer.from_pretrained(model)
-    quantizer.quantize(SMALL, pixels)
+    alone = dataclasses.replace(SMALL, compare=False)
+    quantizer.quantize(alone, pixels)
     assert quantizer.plan.provenance["achieved"]["average_bits"] <= 4
-    relevance = quantizer.measure_relevance(pixels, SMALL)
-    sensitivity = quantizer.measure_sensitivity(pixels, SMALL)
-    assert quantizer.allocate(relevance, sensitivity, SMALL) == quantizer.plan
+    assert quantizer.allocate(quantizer.relevance, quantizer.sensitivity, SMALL) == quantizer.plan
+
+
+def test_of_several_objectives_the_plan_nearest_to_the_float_model_is_kept(vit):
+    pixels = random_pixels(vit, 12)
+    quantizer = MixQQuantizer.from_pretrained(vit)
+    packed = quantizer.quantize(SMALL, pixels)
+    compared, chosen = (quantizer.plan.provenance[key] for key in ("compared", "chosen"))
+    assert set(compared) == {"alpha 1", "alpha 0", "alpha 0.5", "relevance alone", "uniform"}
+    assert compared[chosen] == min(compared.values())
+    # What was compared is the divergence on the images of sensitivity, of the very model that is returned.
+    rows = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:8]
+    with torch.inference_mode():
+        expected, found = (m(pixel_values=pixels[rows]).logits.double().log_softmax(-1) for m in (vit, packed))
+    kl = (expected.exp() * (expected - found)).sum(-1).mean().item()
+    assert abs(compared[chosen] - kl) < 1e-9
+
+
+def test_what_was_measured_is_used_again_for_another_budget_and_not_for_another_model(vit, monkeypatch, tmp_path):
+    pixels = random_pixels(vit, 12)
+    quantizer = MixQQuantizer.from_pretrained(vit)
+    wide = dataclasses.replace(SMALL, candidate_bits=(2, 3, 4, 5, 6))
+    relevance, sensitivity = quantizer.measure_relevance(pixels, wide), quantizer.measure_sensitivity(pixels, wide)
+    expected = MixQQuantizer.from_pretrained(vit).quantize(SMALL, pixels).state_dict()
+    calls = []
+    original = pipeline.measure_sensitivity
+    monkeypatch.setattr(pipeline, "measure_sensitivity", lambda *a: calls.append(1) or original(*a))
+    packed = quantizer.quantize(SMALL, pixels, tmp_path / "out")
+    assert calls == [] and quantizer.sensitivity is sensitivity and quantizer.relevance is relevance
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in packed.state_dict().items())
+    other = MixQQuantizer.from_pretrained(make_model("deit"))
+    other.load_measurements(tmp_path / "out")
+    other.quantize(SMALL, pixels)
+    assert calls == [1]
 
 
 def test_a_budget_in_megabytes_is_kept_by_the_saved_file(vit, tmp_path):

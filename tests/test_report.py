@@ -1,8 +1,18 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-import xml.etree.ElementTree as ElementTree
+import json
+import re
+from html.parser import HTMLParser
 
-from optimum_mixq.artifacts import BitPlan
-from optimum_mixq.report import draw_frontier, frontier_table
+import pytest
+import torch
+from conftest import random_pixels
+from transformers import AutoModelForImageClassification
+
+from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
+from optimum_mixq.report import float_parts, frontier_points, frontier_table, name_machine
+
+
+SMALL = MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=8, batch_size=4)
 
 
 def plans():
@@ -19,19 +29,109 @@ def plans():
     ]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return a quantizer, the folder of its model, and its report."""
+    from conftest import make_model
+
+    model, folder = make_model("swin"), tmp_path_factory.mktemp("report") / "out"
+    quantizer = MixQQuantizer.from_pretrained(model)
+    pixels = random_pixels(model, 40)
+    quantizer.quantize(SMALL, pixels, folder)
+    return quantizer, folder, quantizer.report(pixels, folder)
+
+
+class Page(HTMLParser):
+    """Collects text, and fails on a tag that is not closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.links = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.links += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
 def test_the_table_has_a_row_per_plan_and_says_what_is_proven():
     rows = frontier_table(plans()).splitlines()[2:]
     assert rows[0] == "| 2.00 | 0.20 | 2.00 | 0.5 | yes |"
     assert "not proven" in rows[1] and len(rows) == 3
+    assert frontier_points(plans())[0] == (0.2, 0.5, "2.00 bits")
 
 
-def test_the_picture_is_well_formed_and_falls_to_the_right():
-    tree = ElementTree.fromstring(draw_frontier(plans()))
-    circles = tree.findall("{http://www.w3.org/2000/svg}circle")
-    places = [(float(circle.get("cx")), float(circle.get("cy"))) for circle in circles]
-    # y grows downwards: less damage is lower on the page
-    assert places == sorted(places) and [y for _, y in places] == sorted(y for _, y in places)
+def test_the_page_is_well_formed_and_needs_no_other_file(made):
+    _, folder, _ = made
+    page = Page()
+    page.feed((folder / "report.html").read_text())
+    assert page.open == []
+    assert len(page.links) == 4 and all(link.startswith("data:image/png;base64,") for link in page.links)
+    titles = ("Bits of every unit", "Relevance", "Sensitivity", "Frontier", "What the model looks at")
+    assert all(title in page.text for title in (*titles, "Float, uniform, mixed", "What stays float"))
 
 
-def test_a_single_plan_is_drawn_in_the_middle():
-    assert "<circle" in draw_frontier(plans()[:1])
+def test_the_json_tells_what_was_measured(made):
+    quantizer, folder, report = made
+    content = json.loads((folder / "report.json").read_text())
+    names = [contender["name"] for contender in content["contenders"]]
+    assert names[0] == "float" and names[-1] in ("this model", "uniform 4")
+    assert content["bits"] == {unit: bits[0] for unit, bits in quantizer.plan.bits.items()}
+    assert content["relevance"] == quantizer.relevance.scores
+    scores = [point["objective"] for point in content["frontier"]]
+    assert scores == sorted(scores, reverse=True) and len(scores) > 3
+    assert content["contenders"][-1]["evaluation"]["images"] == 32 == report.contenders[-1].evaluation.images
+
+
+def test_the_sizes_are_those_of_the_tensors(made):
+    quantizer, _, report = made
+    assert report.contenders[0].megabytes == quantizer.model.num_parameters() * 4 / 1e6
+    assert report.contenders[-1].megabytes == quantizer.plan.provenance["achieved"]["bytes"] / 1e6
+
+
+def test_what_stays_float_is_counted_and_nothing_else(made):
+    quantizer, _, _ = made
+    parts = float_parts(quantizer.quantized)
+    state = quantizer.quantized.state_dict()
+    assert sum(parts.values()) == sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
+    assert all("norm" in name or "bias" in name for name in parts)
+
+
+def test_the_card_beside_the_model_tells_what_the_report_measured(made):
+    _, folder, report = made
+    card = (folder / "README.md").read_text()
+    assert f"{report.contenders[-1].milliseconds:.2f} ms" in card and name_machine() in card
+
+
+def test_a_reopened_model_gives_the_same_report(made):
+    quantizer, folder, report = made
+    pixels = random_pixels(quantizer.model, 40)
+    AutoModelForImageClassification.from_pretrained(folder)
+    reopened = MixQQuantizer(quantizer.model, None)
+    reopened.quantized = AutoModelForImageClassification.from_pretrained(folder)
+    reopened.plan = BitPlan.load(folder / "mixq_plan.json")
+    reopened.load_measurements(folder)
+    again = reopened.report(pixels, folder.parent / "again")
+    assert again.contenders[-1].evaluation == report.contenders[-1].evaluation
+    assert again.frontier == report.frontier
+    assert torch.equal(again.heat_maps[0].relevance, report.heat_maps[0].relevance)
+
+
+def test_a_hand_written_plan_is_reported_without_measurements(vit, tmp_path):
+    quantizer = MixQQuantizer.from_pretrained(vit)
+    bits = BitPlan.uniform(vit, 4).bits | {"blocks.0.fc2": (8, 6)}
+    pixels = random_pixels(vit, 24)
+    quantizer.quantize(SMALL, pixels, plan=BitPlan(bits))
+    quantizer.report(pixels, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert ">8/6<" in page and "Frontier" not in page
+    assert not re.search("<h2>(Relevance|Sensitivity)", page)

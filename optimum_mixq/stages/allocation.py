@@ -33,6 +33,16 @@ class Budget:
     latency: float | None = None  # sum over units of the latency table
     latency_table: Mapping[str, Mapping[Bits, float]] = field(default_factory=dict)
 
+    def allows(self, costs: UnitCosts, plan: dict[str, Bits]) -> bool:
+        """Return whether a plan keeps every limit."""
+        latency = sum(self.latency_table.get(unit, {}).get(bits, math.inf) for unit, bits in plan.items())
+        return (
+            (self.average_bits is None or costs.average_bits(plan) <= self.average_bits + 1e-9)
+            and (self.bytes is None or costs.bytes(plan) <= self.bytes)
+            and (self.bops is None or costs.bops(plan) <= self.bops)
+            and (self.latency is None or latency <= self.latency)
+        )
+
 
 @dataclass(frozen=True)
 class _Limit:
@@ -79,12 +89,8 @@ def allocate(
         "bound": objective if proven else bound,
         "proven_optimal": proven,
         "solver": f"{solver}, PuLP {pulp.__version__}",
-        "budget": {limit.name: limit.allowed for limit in limits},
-        "achieved": {
-            "average_bits": costs.average_bits(plan),
-            "bytes": costs.bytes(plan),
-            "bops": costs.bops(plan),
-        },
+        "budget": _stated(budget),
+        "achieved": costs.achieved(plan),
     }
     return BitPlan(plan, provenance)
 
@@ -156,6 +162,17 @@ def _limits(options: Mapping[str, Mapping[Bits, float]], costs: UnitCosts, budge
     if not limits:
         raise ValueError("Expected a budget: average bits, bytes, bit operations or latency, found none.")
     return limits
+
+
+def _stated(budget: Budget) -> dict[str, float]:
+    """Return the limits under the names that `achieved` has."""
+    stated = {
+        "average_bits": budget.average_bits,
+        "bytes": budget.bytes,
+        "bops": budget.bops,
+        "latency": budget.latency,
+    }
+    return {name: value for name, value in stated.items() if value is not None}
 
 
 def _require_finite(options: Mapping[str, Mapping[Bits, float]]) -> None:

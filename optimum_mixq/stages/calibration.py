@@ -13,9 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from optimum_mixq.architectures import (
     Architecture,
@@ -28,6 +26,7 @@ from optimum_mixq.architectures import (
 )
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
+from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite, round_to_codes
 from optimum_mixq.quant.layers import QuantConv2d, QuantLinear, layer_arithmetic
@@ -91,12 +90,12 @@ def calibrate_variants(
     # Beside hidden states a block is given nothing that depends on the images: one tells all.
     calls = record_calls(model, architecture, pixel_batches[0][:1].to(model.device))
     variants: Variants = {}
-    for block in tqdm(
-        architecture.blocks, desc="Calibrating", unit="block", disable=not logging.is_progress_bar_enabled()
-    ):
-        step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config, candidates)
-        float_hidden, hidden = step.run(float_hidden, hidden)
-        variants |= step.variants
+    with progress_bar(len(architecture.blocks), "Calibrating", "block") as bar:
+        for block in architecture.blocks:
+            step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config, candidates)
+            float_hidden, hidden = step.run(float_hidden, hidden)
+            variants |= step.variants
+            bar.update()
     _calibrate_heads(quantized, architecture, calls, pixel_batches[0][:1], hidden, config)
     return quantized, variants
 

@@ -1,8 +1,10 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Measures a classifier on images: top-1, and how close it stays to a reference model."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,13 @@ class Evaluation:
     accuracy: float | None  # share of images whose prediction is the label
     agreement: float | None  # share of images whose prediction is the reference's
     kl: float | None  # mean over images of KL(reference || model), in nats
+
+    def keys(self) -> Iterator[str]:
+        """With `__getitem__`, what makes `dict(evaluation)` and `evaluation["accuracy"]` work."""
+        return (field.name for field in fields(self))
+
+    def __getitem__(self, name: str) -> int | float | None:
+        return getattr(self, name)
 
     @property
     def accuracy_interval(self) -> tuple[float, float] | None:
@@ -54,6 +63,20 @@ def measure_logits(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Te
         raise ValueError("There are no images to evaluate on: the source is empty, or all of it served calibration.")
     known = [part for part in labels if part is not None]
     return torch.cat(logits), torch.cat(known) if len(known) == len(labels) else None
+
+
+def measure_latency(models: Mapping[str, PreTrainedModel], pixel_values: Tensor, repeats: int = 5) -> dict[str, float]:
+    """Return each model's milliseconds per image: medians over `repeats`, the models taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    with torch.inference_mode():
+        for repeat in range(repeats + 1):
+            for name, model in models.items():
+                pixels = pixel_values.to(model.device)
+                started = time.perf_counter()
+                model(pixel_values=pixels).logits.sum().item()  # waits for the device
+                if repeat:  # the first warms up
+                    seconds[name].append(time.perf_counter() - started)
+    return {name: 1000 * statistics.median(times) / len(pixel_values) for name, times in seconds.items()}
 
 
 def score(logits: Tensor, labels: Tensor | None, reference: Tensor | None = None) -> Evaluation:

@@ -8,19 +8,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from optimum_mixq.architectures import Architecture, describe
 from optimum_mixq.artifacts import LayerRelevance
 from optimum_mixq.data import Batch
 from optimum_mixq.lrp.propagation import relevance_rules, watched_units
+from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.grids import require_finite
 
 
 Score = Literal["absolute", "signed", "mean", "gradient"]
 SCORES: tuple[Score, ...] = ("absolute", "signed", "mean", "gradient")
+# What is propagated at once. Images do not mix, so that this changes memory and time alone: with more, a ViT-B's
+# tensors outgrow what the allocator keeps (32 MB in glibc), and each has to be mapped anew.
+IMAGES_AT_ONCE = 8
 # Largest relative deviation of a block's relevance from what was started with.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
@@ -41,8 +43,8 @@ def measure_relevance(
     units = [unit.name for unit in architecture.units]
     totals, count = torch.zeros(len(units), dtype=torch.float64), 0
     drift: dict[str, float] = {block.name: 0.0 for block in architecture.blocks}
-    bar = tqdm(total=images, desc="Relevance", unit="image", disable=not logging.is_progress_bar_enabled())
-    for batch in batches:
+    bar = progress_bar(images, "Relevance", "image")
+    for batch in (part for whole in batches for part in _split(whole)):
         scores, errors = _measure_batch(model, architecture, batch, score)
         table = torch.stack([scores[name] for name in units])  # (units, B)
         table = table / table.sum(0).clamp(min=torch.finfo(table.dtype).tiny)
@@ -68,6 +70,12 @@ def explain(model: PreTrainedModel, pixel_values: Tensor, labels: Tensor | None 
         logits = model(pixel_values=pixels).logits
     (relevance,) = torch.autograd.grad(logits, pixels, _start(logits, labels))
     return relevance.sum(1)
+
+
+def _split(batch: Batch) -> Iterator[Batch]:
+    labels = None if batch.labels is None else batch.labels.split(IMAGES_AT_ONCE)
+    for number, pixels in enumerate(batch.pixel_values.split(IMAGES_AT_ONCE)):
+        yield Batch(pixels, None if labels is None else labels[number], ())
 
 
 def _measure_batch(

@@ -1,7 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """What it costs the network to have one unit at other bits while all others stay at a baseline."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,9 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from optimum_mixq.architectures import Architecture, Block, describe, replace_module
 from optimum_mixq.artifacts import (
@@ -26,6 +23,8 @@ from optimum_mixq.artifacts import (
     write_json,
 )
 from optimum_mixq.data import Batch
+from optimum_mixq.fingerprints import fingerprint_inputs
+from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.replay import finish, record_calls, record_hidden, run_block
 
@@ -66,10 +65,11 @@ def measure_sensitivity(
     if metric in ("cross_entropy", "accuracy") and any(batch.labels is None for batch in held):
         raise ValueError(f"The metric '{metric}' needs labels, and these images have none: use metric='shift'.")
     rank, processes = _process()
-    marks = _fingerprint(model, held, {**(settings or {}), "metric": metric, "baseline": baseline_bits})
-    progress = _Progress(progress_file, marks, rank, processes)
+    marks = mark_sensitivity(model, held, settings or {}, metric, baseline_bits)
+    candidates = sorted({bits for row in variants.values() for bits in row})
+    progress = _Progress(progress_file, {**marks, "candidates": str(candidates)}, rank, processes)
     total = len(held) * sum(number % processes == rank for number in range(len(architecture.blocks)))
-    with tqdm(total=total, desc="Sensitivity", unit="step", disable=not _shows_progress(rank)) as bar:
+    with progress_bar(total, "Sensitivity", "step", shown=rank == 0) as bar:
         for number, batch in enumerate(held):
             _measure_batch(model, baseline, architecture, variants, batch, number, metric, progress, bar)
     sums = _gather(progress.sums, processes)
@@ -84,6 +84,13 @@ def measure_sensitivity(
         # A matmul has no weight: where its operands' bits are the baseline's, it is the baseline.
         row |= dict.fromkeys((measured | {short_bits(baseline_bits)}) - set(row), 0.0)
     return SensitivityTable(table, baseline_bits, base, metric, count, marks)
+
+
+def mark_sensitivity(
+    model: PreTrainedModel, batches: Sequence[Batch], settings: Mapping[str, Any], metric: Metric, baseline_bits: Bits
+) -> dict[str, str]:
+    """Return the fingerprint that the table of this measurement has."""
+    return fingerprint_inputs(model, batches, {**settings, "metric": metric, "baseline": baseline_bits})
 
 
 def _measure_batch(
@@ -200,22 +207,6 @@ class _Progress:
             write_json(self._path, content)
 
 
-def _fingerprint(model: PreTrainedModel, batches: Sequence[Batch], settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return digests of all that the table depends on, so that a refusal can say what differs."""
-    weights, images = hashlib.sha256(), hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    for batch in batches:
-        images.update(batch.pixel_values.contiguous().numpy().tobytes())
-        images.update(str(None if batch.labels is None else batch.labels.tolist()).encode())
-    return {
-        "weights": weights.hexdigest()[:16],
-        "images": images.hexdigest()[:16],
-        "settings": hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16],
-    }
-
-
 def _process() -> tuple[int, int]:
     """Return this process' rank and their number, as `accelerate launch` tells them."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -235,7 +226,3 @@ def _gather(sums: dict[str, dict[str, float]], processes: int) -> dict[str, dict
     for part in gather_object([sums]):
         gathered |= part
     return gathered
-
-
-def _shows_progress(rank: int) -> bool:
-    return rank == 0 and logging.is_progress_bar_enabled()

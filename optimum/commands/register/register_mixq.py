@@ -6,8 +6,10 @@ from argparse import ArgumentParser
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 
-def parse_bits(text: str) -> int | float | tuple[int, int]:
-    """Return the number of "4" or "3.5", or the pair (weight bits, activation bits) of "4/8"."""
+def parse_bits(text: str) -> int | float | tuple[int, int] | None:
+    """Return the number of "4" or "3.5", the pair (weight bits, activation bits) of "4/8", or None of "none"."""
+    if text == "none":
+        return None
     if "." in text:
         return float(text)
     numbers = [int(part) for part in text.split("/")]
@@ -22,7 +24,9 @@ class MixQQuantizeCommand(BaseOptimumCLICommand):
         parser.add_argument("--model", required=True, help="a float model on the Hub or a folder")
         parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
         parser.add_argument("--output", required=True, help="folder for the packed model; new or empty")
-        parser.add_argument("--bits", type=parse_bits, default=4, help="2 to 8, or weights/activations such as 4/8")
+        parser.add_argument(
+            "--bits", type=parse_bits, default=4, help="2 to 8, weights/activations such as 4/8, or none"
+        )
         parser.add_argument("--size-mb", type=float, help="megabytes of the saved tensors, at most")
         parser.add_argument(
             "--plan", default="mixed", help="'mixed' (default), 'uniform', or a file with the bits of every unit"
@@ -31,6 +35,7 @@ class MixQQuantizeCommand(BaseOptimumCLICommand):
         parser.add_argument("--split", help="split of the data set (default: calibration or train)")
         parser.add_argument("--calibration-samples", type=int, default=32)
         parser.add_argument("--sensitivity-samples", type=int, default=256, help="images to choose bits on")
+        parser.add_argument("--measured", help="folder of an earlier run or sweep whose measurements to use again")
         parser.add_argument("--seed", type=int, default=0, help="draws the images")
 
     def run(self) -> None:
@@ -79,6 +84,25 @@ class MixQSweepCommand(BaseOptimumCLICommand):
         run_sweep(self.args)
 
 
+class MixQReportCommand(BaseOptimumCLICommand):
+    COMMAND = CommandInfo("report", "Compare a packed model with float and uniform bits, and write a page of it.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        parser.add_argument("--model", required=True, help="a packed model: a folder or a name on the Hub")
+        parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+        parser.add_argument("--float-model", help="what it was made from (default: what the packed model says)")
+        parser.add_argument("--output", help="folder for report.html and report.json (default: the model's)")
+        parser.add_argument("--split", help="split to evaluate on (default: validation or test)")
+        parser.add_argument("--calibration-split", help="split to calibrate on (default: calibration or train)")
+        parser.add_argument("--samples", type=int, help="number of images to evaluate on (default: all)")
+
+    def run(self) -> None:
+        from optimum_mixq.cli import run_report
+
+        run_report(self.args)
+
+
 class MixQDemoCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("demo", "Run the main job on the models and images that the package ships.")
 
@@ -98,6 +122,7 @@ class MixQCommand(BaseOptimumCLICommand):
         CommandInfo("quantize", MixQQuantizeCommand.COMMAND.help, MixQQuantizeCommand),
         CommandInfo("evaluate", MixQEvaluateCommand.COMMAND.help, MixQEvaluateCommand),
         CommandInfo("sweep", MixQSweepCommand.COMMAND.help, MixQSweepCommand),
+        CommandInfo("report", MixQReportCommand.COMMAND.help, MixQReportCommand),
         CommandInfo("demo", MixQDemoCommand.COMMAND.help, MixQDemoCommand),
     )
 

@@ -1,0 +1,206 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""The model card: what a packed model is, how it was made, how to load it, and how it compares with the float one."""
+
+import dataclasses
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from optimum_mixq.artifacts import BitPlan, bits_to_text, short_bits
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.stages.evaluation import Evaluation
+
+
+# Options that `optimum-cli mixq quantize` has a word for.
+_WORDS = {
+    "bits": "--bits", "size_mb": "--size-mb", "arithmetic": "--arithmetic", "seed": "--seed",
+    "calibration_samples": "--calibration-samples", "sensitivity_samples": "--sensitivity-samples",
+}  # fmt: skip
+_FILLED_IN = {"plan", "record", "format_version", "quant_method"}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The float and the packed model on the same images."""
+
+    dataset: str
+    split: str | None
+    float_model: Evaluation
+    quantized: Evaluation
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per image, interleaved in one process."""
+
+    machine: str
+    milliseconds: Mapping[str, float]
+
+
+def model_card(
+    config: MixQConfig,
+    plan: BitPlan,
+    model_type: str,
+    megabytes: float,
+    float_megabytes: float,
+    repo_id: str = "PATH",
+    evaluated: Evaluated | None = None,
+    timing: Timing | None = None,
+) -> ModelCard:
+    """Return the card of a packed model; what was not measured is left out."""
+    record = config.record or {}
+    base = record.get("base_model")
+    sections = [
+        f"# {repo_id.rpartition('/')[2] if repo_id != 'PATH' else 'Mixed-precision ' + model_type}",
+        _opening(config, plan, base, megabytes, float_megabytes),
+        _loading(repo_id),
+        *([] if evaluated is None else [_accuracy(evaluated)]),
+        _size(megabytes, float_megabytes, timing),
+        _plan(plan),
+        _reproduction(config, plan, record),
+    ]
+    data = _metadata(base, model_type, repo_id, evaluated)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def _metadata(base: str | None, model_type: str, repo_id: str, evaluated: Evaluated | None) -> ModelCardData:
+    results = None
+    if evaluated is not None and evaluated.quantized.accuracy is not None:
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=evaluated.dataset,
+                dataset_name=evaluated.dataset,
+                dataset_split=evaluated.split,
+                metric_type="accuracy",
+                metric_name="top-1",
+                metric_value=evaluated.quantized.accuracy,
+            )
+        ]
+    extra: dict[str, Any] = {} if base is None else {"base_model": base, "base_model_relation": "quantized"}
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["mixq", "optimum", "quantized", "mixed-precision", model_type],
+        model_name=repo_id.rpartition("/")[2] if repo_id != "PATH" else f"mixq-{model_type}",
+        eval_results=results,
+        **extra,
+    )
+
+
+def _opening(config: MixQConfig, plan: BitPlan, base: str | None, megabytes: float, float_megabytes: float) -> str:
+    source = f"[{base}](https://huggingface.co/{base})" if base else "A float model"
+    kind = "uniform bits" if plan.provenance.get("kind") == "uniform" else "bits chosen layer by layer"
+    return (
+        f"{source}, quantized by `optimum-mixq` with {kind} "
+        f"({config.arithmetic} arithmetic): {megabytes:.2f} MB instead of {float_megabytes:.2f} MB. Weights, "
+        "activations and both products of attention are quantized; LayerNorm, softmax's sums, GELU and residual "
+        "additions stay float."
+    )
+
+
+def _loading(repo_id: str) -> str:
+    return f"""## How to load it
+
+```python
+import optimum_mixq  # pip install optimum-mixq; registers the method with transformers
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained("{repo_id}")
+```
+
+or `pipeline("image-classification", model="{repo_id}")` after the same import."""
+
+
+def _accuracy(evaluated: Evaluated) -> str:
+    where = evaluated.dataset + (f", split {evaluated.split}" if evaluated.split else "")
+    lines = [
+        "## Accuracy",
+        "",
+        f"Both models on the same {evaluated.quantized.images} images ({where}), through the same pipeline; none of "
+        "them served calibration.",
+        "",
+        "| model | top-1 % | 95 % interval | same prediction as float % | KL to float |",
+        "|---|---|---|---|---|",
+    ]
+    for name, result in (("float", evaluated.float_model), ("quantized", evaluated.quantized)):
+        interval = result.accuracy_interval
+        cells = (
+            name,
+            "" if result.accuracy is None else f"{100 * result.accuracy:.2f}",
+            "" if interval is None else f"{100 * interval[0]:.2f}-{100 * interval[1]:.2f}",
+            "" if result.agreement is None else f"{100 * result.agreement:.2f}",
+            "" if result.kl is None else f"{result.kl:.4f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _size(megabytes: float, float_megabytes: float, timing: Timing | None) -> str:
+    text = f"## Size and speed\n\n{megabytes:.2f} MB on disk, {float_megabytes / megabytes:.1f} x smaller."
+    if timing is not None:
+        times = ", ".join(f"{name} {milliseconds:.2f} ms" for name, milliseconds in timing.milliseconds.items())
+        text += f" Per image, interleaved in one process on {timing.machine}: {times}."
+    return text
+
+
+def _plan(plan: BitPlan) -> str:
+    counts = Counter(bits_to_text(short_bits(bits)) for bits in plan.bits.values())
+    summary = ", ".join(f"{count} units at {bits} bits" for bits, count in sorted(counts.items()))
+    lines = ["## Plan", "", f"{summary}; patch embedding and head at 8."]
+    for title, key in (("Budget", "budget"), ("Achieved", "achieved")):
+        found = {name: value for name, value in (plan.provenance.get(key) or {}).items() if value is not None}
+        if found:
+            values = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in found.items())
+            lines += ["", f"{title}: {values}."]
+    rows = "\n".join(f"| {unit} | {bits_to_text(short_bits(bits))} |" for unit, bits in plan.bits.items())
+    lines += ["", "<details><summary>every unit</summary>", "", "| unit | bits |", "|---|---|", rows, "", "</details>"]
+    return "\n".join(lines)
+
+
+def _reproduction(config: MixQConfig, plan: BitPlan, record: Mapping[str, Any]) -> str:
+    dataset = (record.get("calibration") or {}).get("dataset") or "DATASET"
+    options = changed_options(config)
+    uniform = plan.provenance.get("kind") == "uniform"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    base = record.get("base_model") or "MODEL"
+    lines = [
+        "## How to make it again",
+        "",
+        "```python",
+        f'quantizer = MixQQuantizer.from_pretrained("{base}")',
+        f'quantizer.quantize(MixQConfig({arguments}), dataset="{dataset}", save_dir="out"'
+        + (', plan="uniform")' if uniform else ")"),
+        "```",
+    ]
+    if set(options) <= set(_WORDS):
+        words = ["optimum-cli", "mixq", "quantize", "--model", base, "--dataset", dataset, "--output", "out"]
+        for name, value in options.items():
+            words += [_WORDS[name], f"{value[0]}/{value[1]}" if isinstance(value, tuple) else str(value)]
+        words += ["--plan", "uniform"] if uniform else []
+        lines += ["", "```bash", shlex.join(words), "```"]
+    versions = ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())
+    return "\n".join([*lines, "", f"Made with {versions}." if versions else ""]).rstrip()
+
+
+def changed_options(config: MixQConfig) -> dict[str, Any]:
+    """Return the options that are not their defaults, without what quantization filled in; bits always.
+
+    >>> changed_options(MixQConfig(bits=3))
+    {'bits': 3}
+    """
+    found = {}
+    for field in dataclasses.fields(config):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        value = getattr(config, field.name)
+        if field.name not in _FILLED_IN and (value != default or field.name == "bits"):
+            found[field.name] = value
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

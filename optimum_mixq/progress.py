@@ -1,0 +1,13 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""The progress bar of every long step, with the time left."""
+
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+
+def progress_bar(total: int | None, description: str, unit: str, shown: bool = True) -> Any:
+    """Return a bar; it is silent where transformers' bars are disabled or only errors are wanted."""
+    quiet = logging.get_verbosity() >= logging.ERROR or not logging.is_progress_bar_enabled()
+    return tqdm(total=total, desc=description, unit=unit, disable=quiet or not shown)

@@ -1,0 +1,119 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Measures what a report tells: float, uniform and this model side by side, the frontier, and a few heat maps."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, bits_to_text, short_bits
+from optimum_mixq.card import Evaluated, Timing
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.data import Batch
+from optimum_mixq.pipeline import quantize_model, sweep_plans, target_bits
+from optimum_mixq.report import Contender, HeatMap, Report, float_parts, name_machine
+from optimum_mixq.stages.costs import measure_costs
+from optimum_mixq.stages.evaluation import measure_latency, measure_logits, score
+from optimum_mixq.stages.relevance import explain
+
+
+HEAT_MAPS = 4
+TIMED_IMAGES = 8
+
+
+def build_report(
+    model: PreTrainedModel,
+    quantized: PreTrainedModel,
+    plan: BitPlan,
+    relevance: LayerRelevance | None,
+    sensitivity: SensitivityTable | None,
+    config: MixQConfig,
+    calibration: Sequence[Tensor],
+    batches: Sequence[Batch],
+    dataset: str,
+    split: str | None,
+) -> tuple[Report, Evaluated, Timing]:
+    """Return the report, and of it what the model card tells."""
+    uniform_bits = target_bits(config, measure_costs(model, config.arithmetic))
+    uniform = BitPlan.uniform(model, uniform_bits)
+    name = bits_to_text(short_bits(uniform_bits))
+    models = {"float": model}
+    if plan.bits != uniform.bits:
+        models[f"uniform {name}"] = quantize_model(model, uniform, calibration, config)
+    own = "this model" if "achieved" in plan.provenance or plan.bits != uniform.bits else f"uniform {name}"
+    models[own] = quantized
+    contenders = _compare(models, batches)
+    pixels = batches[0].pixel_values[:HEAT_MAPS]
+    report = Report(
+        title=f"{_title(model)}, {own if own != 'this model' else f'mixed bits around {name}'}",
+        dataset=f"{sum(map(len, batches))} images ({dataset}" + (f", split {split})" if split else ")"),
+        machine=name_machine(),
+        contenders=contenders,
+        plan=plan,
+        uniform=uniform_bits,
+        relevance=relevance,
+        sensitivity=sensitivity,
+        frontier=_frontier(model, relevance, sensitivity, config),
+        float_parts=float_parts(quantized),
+        heat_maps=_heat_maps(model, pixels),
+    )
+    evaluated = Evaluated(dataset, split, contenders[0].evaluation, contenders[-1].evaluation)
+    timing = Timing(report.machine, {contender.name: contender.milliseconds for contender in contenders})
+    return report, evaluated, timing
+
+
+def _compare(models: dict[str, PreTrainedModel], batches: Sequence[Batch]) -> tuple[Contender, ...]:
+    reference, labels = measure_logits(models["float"], batches)
+    scores = {"float": score(reference, labels)}
+    for name, model in models.items():
+        if name != "float":
+            scores[name] = score(measure_logits(model, batches)[0], labels, reference)
+    times = measure_latency(models, batches[0].pixel_values[:TIMED_IMAGES])
+    return tuple(
+        Contender(name, _tensor_megabytes(model), times[name], scores[name]) for name, model in models.items()
+    )
+
+
+def _tensor_megabytes(model: PreTrainedModel) -> float:
+    return sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
+
+
+def _frontier(
+    model: PreTrainedModel,
+    relevance: LayerRelevance | None,
+    sensitivity: SensitivityTable | None,
+    config: MixQConfig,
+) -> tuple[BitPlan, ...]:
+    """Return the best plans from the fewest to the most bits that every unit was measured at, in half bits."""
+    if sensitivity is None:
+        return ()
+    widths = _tied_widths(sensitivity)
+    if len(widths) < 2:
+        return ()
+    averages = [widths[0] + half / 2 for half in range(1, 2 * (widths[-1] - widths[0]) + 1)]
+    sweeping = MixQConfig(
+        candidate_bits=tuple(widths), arithmetic=config.arithmetic, alpha=config.alpha, solver=config.solver,
+        overrides=config.overrides, exclude=config.exclude,
+    )  # fmt: skip
+    return tuple(sweep_plans(model, relevance, sensitivity, sweeping, averages))
+
+
+def _tied_widths(sensitivity: SensitivityTable) -> list[int]:
+    rows = [{bits for bits in row if isinstance(bits, int)} for row in sensitivity.table.values()]
+    measured = set.intersection(*rows)
+    # The baseline stands in every row, measured or not.
+    return sorted(measured - ({sensitivity.baseline[0]} if max(measured) == sensitivity.baseline[0] else set()))
+
+
+def _heat_maps(model: PreTrainedModel, pixels: Tensor) -> tuple[HeatMap, ...]:
+    relevance = explain(model, pixels).detach().cpu()
+    predictions = measure_logits(model, [Batch(pixels, None, ())])[0].argmax(-1).tolist()
+    names = model.config.id2label
+    return tuple(
+        HeatMap(image.cpu(), heat, str(names.get(predicted, predicted)))
+        for image, heat, predicted in zip(pixels, relevance, predictions, strict=True)
+    )
+
+
+def _title(model: PreTrainedModel) -> str:
+    return model.name_or_path.rstrip("/").rpartition("/")[2] or model.config.model_type

@@ -1,0 +1,77 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import re
+
+import pytest
+from conftest import random_pixels
+from huggingface_hub import ModelCard
+
+from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
+from optimum_mixq.card import Evaluated, Timing, model_card
+from optimum_mixq.stages.evaluation import Evaluation
+
+
+FLOAT, PACKED = Evaluation(1000, 0.93, None, None), Evaluation(1000, 0.92, 0.98, 0.0123)
+RECORD = {
+    "base_model": "me/vit", "calibration": {"dataset": "me/pictures", "images": 32}, "versions": {"torch": "2.13.0"},
+}  # fmt: skip
+PLAN = BitPlan(
+    {"blocks.0.fc1": 4, "blocks.0.fc2": (4, 8)},
+    {"budget": {"average_bits": 4.0}, "achieved": {"average_bits": 3.99, "bytes": 1234}},
+)
+
+
+def card(**changes):
+    config = MixQConfig(bits=4, plan=PLAN.bits, record=RECORD, **changes)
+    evaluated = Evaluated("me/pictures", "test", FLOAT, PACKED)
+    return model_card(config, PLAN, "vit", 1.0, 8.0, "me/vit-mixq4", evaluated, Timing("a machine", {"float": 2.0}))
+
+
+def test_the_metadata_can_be_read_back_and_holds_the_result():
+    data = ModelCard(str(card())).data
+    assert data.base_model == "me/vit" and data.library_name == "transformers"
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.92, "me/pictures")
+    assert result.dataset_split == "test" and data.model_name == "vit-mixq4"
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        'from_pretrained("me/vit-mixq4")',
+        "import optimum_mixq",
+        "| float | 93.00 | 91.25-94.42 |  |  |",
+        "| quantized | 92.00 | 90.15-93.53 | 98.00 | 0.0123 |",
+        "the same 1000 images (me/pictures, split test)",
+        "8.0 x smaller",
+        "on a machine: float 2.00 ms",
+        "1 units at 4 bits, 1 units at 4/8 bits",
+        "Budget: average bits 4.",
+        "Achieved: average bits 3.99, bytes 1,234.",
+        "| blocks.0.fc2 | 4/8 |",
+        "Made with torch 2.13.0.",
+    ],
+)
+def test_the_card_tells(fact):
+    assert fact in card().text
+
+
+def test_the_command_reproduces_the_recipe():
+    text = card(seed=3, calibration_samples=64).text
+    assert (
+        "optimum-cli mixq quantize --model me/vit --dataset me/pictures --output out --bits 4 "
+        "--calibration-samples 64 --seed 3"
+    ) in text
+    assert "MixQConfig(bits=4, calibration_samples=64, seed=3)" in text
+
+
+def test_a_recipe_beyond_the_shell_has_no_command():
+    text = card(alpha=0.5).text
+    assert "optimum-cli" not in text and "MixQConfig(bits=4, alpha=0.5)" in text
+
+
+def test_what_was_not_measured_is_left_out(vit, tmp_path):
+    config = MixQConfig(bits=4, calibration_samples=8, batch_size=4)
+    MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 12), tmp_path / "out", plan="uniform")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "## Accuracy" not in text and "model-index" not in text and "uniform bits" in text
+    assert re.search(r"Made with optimum-mixq \S+, transformers \S+, torch", text)

@@ -1,0 +1,37 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""The examples run as their users run them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from optimum_mixq import demo_images_path, demo_model_path
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script, *words, cwd):
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_quantize_and_share_writes_a_model_and_its_report(tmp_path):
+    out = run(
+        "quantize_and_share.py", "--model", demo_model_path("deit"), "--dataset", demo_images_path(), "--bits", "3.5",
+        "--images", "16", cwd=tmp_path,
+    )  # fmt: skip
+    assert "float: 3.63 MB" in out and "top-1" in out
+    assert {"model.safetensors", "report.html", "README.md"} <= {
+        path.name for path in (tmp_path / "quantized").iterdir()
+    }
+
+
+def test_choose_bits_by_hand_prints_the_frontier_and_scores(tmp_path):
+    out = run(
+        "choose_bits_by_hand.py", "--model", demo_model_path("vit"), "--dataset", demo_images_path(), "--images", "16",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert out.count("| yes |") == 5 and "Evaluation(images=1000" in out
