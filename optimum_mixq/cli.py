@@ -20,6 +20,7 @@ from optimum_mixq.quantizer import MixQQuantizer
 from optimum_mixq.report import Contender, frontier_points, frontier_table
 from optimum_mixq.sharing import megabytes_of
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
+from optimum_mixq.training_config import MixQTrainingConfig
 
 
 def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
@@ -56,6 +57,32 @@ def run_quantize(arguments: Namespace) -> None:
     plan = None if arguments.plan == "mixed" else arguments.plan
     quantizer.quantize(config, arguments.dataset, arguments.output, plan, arguments.split)
     print(f"{arguments.output}: {megabytes_of(Path(arguments.output)):.2f} MB")
+
+
+@_one_line_errors
+def run_train(arguments: Namespace) -> None:
+    quantizer = MixQQuantizer.from_pretrained(arguments.model)
+    config = MixQConfig(bits=arguments.bits, sensitivity_samples=arguments.sensitivity_samples, seed=arguments.seed)
+    training = MixQTrainingConfig(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        distillation=arguments.distillation,
+        mixed_precision=arguments.mixed_precision,
+        flip=not arguments.no_flip,
+        seed=arguments.seed,
+    )
+    if arguments.measured is not None:
+        quantizer.load_measurements(arguments.measured)
+    plan = None if arguments.plan == "mixed" else arguments.plan
+    evaluation = arguments.evaluation_dataset or arguments.dataset if arguments.evaluate else None
+    quantizer.train(
+        arguments.dataset, training, config, plan, arguments.output, arguments.split, evaluation,
+        arguments.evaluation_split,
+    )  # fmt: skip
+    for epoch in quantizer.history:
+        accuracy = "" if epoch.accuracy is None else f", top-1 {100 * epoch.accuracy:.2f} %"
+        print(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}{accuracy}, {epoch.seconds:.0f} s")
 
 
 @_one_line_errors

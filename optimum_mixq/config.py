@@ -54,6 +54,7 @@ class MixQConfig(QuantizationConfigMixin):
         clip: with "folded", clip the vectors of scales and zero points after each LayerNorm to their mean plus or
             minus this many standard deviations; "search" tries several, None clips nothing (RepQ-ViT).
         balance: even out the channels of query and key between the two, which is exact before rounding.
+        trainable: the layers hold float weights with learned grids: a model in training, filled in likewise.
         plan: bits of each unit, filled in when a model is quantized.
         record: what was done, filled in likewise: the float model, the calibration images, package versions.
         format_version: of the saved model.
@@ -84,6 +85,7 @@ class MixQConfig(QuantizationConfigMixin):
     compensation: bool = True
     clip: float | Literal["search"] | None = "search"
     balance: bool = True
+    trainable: bool = False
     plan: dict[str, Any] | None = None
     record: dict[str, Any] | None = None
     format_version: int = FORMAT_VERSION

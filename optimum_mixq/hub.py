@@ -5,11 +5,13 @@ Importing this module registers the method "mixq", once per process.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.quantizers.auto import (
     AUTO_QUANTIZER_MAPPING,
@@ -19,9 +21,12 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 
 from optimum_mixq.architectures import attention_shape, describe, replace_module
-from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.quant.attention import AttentionQuantizer
+from optimum_mixq.quant.grids import UniformGrid
+from optimum_mixq.quant.layers import QuantConv2d
+from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
 from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
 from optimum_mixq.quant.packing import int16_to_scale
 
@@ -60,9 +65,15 @@ class MixQHfQuantizer(HfQuantizer):
         super().__init__(quantization_config, **kwargs)
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
-        insert_packed_layers(model, self.quantization_config)
+        if self.quantization_config.trainable:
+            insert_trainable_layers(model, self.quantization_config)
+        else:
+            insert_packed_layers(model, self.quantization_config)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+        if self.quantization_config.trainable:
+            model.register_load_state_dict_pre_hook(rename_checkpoint)
+            return model
         for name, module in model.named_modules():
             if isinstance(module, (PackedLinear, PackedConv2d)):
                 _check_buffers(name, module)
@@ -71,6 +82,8 @@ class MixQHfQuantizer(HfQuantizer):
         return model.requires_grad_(False)
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        if self.quantization_config.trainable:
+            raise ValueError("Expected a packed model to dequantize, found one in training: pack it first.")
         return unpack(model, dtype or torch.float32)
 
     def is_serializable(self, **_: Any) -> bool:
@@ -78,7 +91,11 @@ class MixQHfQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        return False
+        return self.quantization_config.trainable
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        return self.quantization_config.trainable
 
     @property
     def is_compileable(self) -> bool:
@@ -86,14 +103,20 @@ class MixQHfQuantizer(HfQuantizer):
 
 
 def attach(
-    model: PreTrainedModel, plan: BitPlan, config: MixQConfig, record: dict[str, Any] | None = None
+    model: PreTrainedModel,
+    plan: BitPlan,
+    config: MixQConfig,
+    record: dict[str, Any] | None = None,
+    trainable: bool = False,
 ) -> PreTrainedModel:
-    """Tell a model packed in memory what it is, so that `save_pretrained` and `push_to_hub` write it as such.
+    """Tell a model quantized in memory what it is, so that `save_pretrained` and `push_to_hub` write it as such.
 
     `record` says what was done, for who reads the saved configuration.
     """
     bits = {unit: list(bits) for unit, bits in plan.bits.items()}
-    done = dataclasses.replace(config, plan=bits, record=record)
+    done = dataclasses.replace(config, plan=bits, record=record, trainable=trainable)
+    if trainable:
+        model.register_load_state_dict_pre_hook(rename_checkpoint)
     model.hf_quantizer = MixQHfQuantizer(done, pre_quantized=True)
     model.config.quantization_config = done
     model.config._is_quantized = True
@@ -103,12 +126,75 @@ def attach(
 
 def insert_packed_layers(model: PreTrainedModel, config: MixQConfig) -> None:
     """Replace the layers that the configuration's plan names by empty packed ones, on the model's device."""
+    architecture, plan = describe(model), _read_plan(model, config)
+    for name, (weight_bits, input_bits), has_bias in _linear_layers(model, plan, config):
+        linear = model.get_submodule(name)
+        sizes = (linear.in_features, linear.out_features, weight_bits, input_bits)
+        packed = PackedLinear(*sizes, config.arithmetic, has_bias, linear.weight.device)
+        replace_module(model, name, packed)
+    stem = model.get_submodule(architecture.stem)
+    bits = STEM_AND_HEAD_BITS
+    embedding = PackedConv2d(stem.weight.shape, stem.stride, bits, bits, stem.weight.device)
+    replace_module(model, architecture.stem, embedding)
+    _insert_attention(model, plan, AttentionQuantizer, stem.weight.device)
+
+
+def insert_trainable_layers(model: PreTrainedModel, config: MixQConfig) -> None:
+    """Replace the same layers by empty ones with float weights and learned grids, on the model's device."""
+    architecture, plan = describe(model), _read_plan(model, config)
+    for name, (weight_bits, input_bits), has_bias in _linear_layers(model, plan, config):
+        linear = model.get_submodule(name)
+        like = {"device": linear.weight.device}
+        rows, columns = torch.ones(linear.out_features, 1, **like), torch.ones(linear.in_features, **like)
+        bias = torch.zeros(linear.out_features, **like) if has_bias else None
+        weight_grid, input_grid = UniformGrid(rows, rows, weight_bits), UniformGrid(columns, columns, input_bits)
+        learned = LearnedLinear(torch.empty_like(linear.weight), bias, weight_grid, input_grid, config.arithmetic)
+        replace_module(model, name, learned)
+    stem = model.get_submodule(architecture.stem)
+    rows = torch.ones(stem.out_channels, 1, device=stem.weight.device)
+    channels = torch.ones(stem.in_channels, device=stem.weight.device)
+    grids = UniformGrid(rows, rows, STEM_AND_HEAD_BITS), UniformGrid(channels, channels, STEM_AND_HEAD_BITS)
+    replace_module(model, architecture.stem, QuantConv2d(stem, *grids))
+    _insert_attention(model, plan, LearnedAttention, stem.weight.device)
+
+
+def rename_checkpoint(model: PreTrainedModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give a state dict that `save_pretrained` wrote the names that the model has in memory, in place.
+
+    transformers 5.9 to 5.23 save under the names of older releases, and `Trainer`'s resume_from_checkpoint loads such
+    a file with strict=False: without this most tensors would stay as they are, and nothing would be said.
+    """
+    expected = set(model.state_dict())
+    if prefix or expected <= set(state):
+        return
+    in_memory = {
+        next(iter(revert_weight_conversion(model, {name: state_tensor}))): name
+        for name, state_tensor in model.state_dict().items()
+    }
+    for saved, name in in_memory.items():
+        if saved in state and name not in state:
+            state[name] = state.pop(saved)
+    missing = sorted(expected - set(state))
+    if missing:
+        raise ValueError(
+            f"The checkpoint lacks {len(missing)} of {len(expected)} tensors of the model ({missing[0]}, ...): "
+            "it belongs to another model or plan."
+        )
+
+
+def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
     if config.plan is None:
         raise ValueError(
             "The model's quantization_config has no plan, so its layers' bits are unknown: config.json is incomplete."
         )
-    plan, architecture = BitPlan(config.plan), describe(model)
-    plan.check_fits(architecture)
+    plan = BitPlan(config.plan)
+    plan.check_fits(describe(model))
+    return plan
+
+
+def _linear_layers(model: PreTrainedModel, plan: BitPlan, config: MixQConfig) -> Iterator[tuple[str, Bits, bool]]:
+    """Yield the name, the bits, and whether there is a bias, of each linear layer that is quantized."""
+    architecture = describe(model)
     # Folding a LayerNorm's shift gives its readers a bias, if they had none.
     given_bias = {
         reader
@@ -118,23 +204,22 @@ def insert_packed_layers(model: PreTrainedModel, config: MixQConfig) -> None:
     }
     widths = {name: plan.bits[unit.name] for name, unit in architecture.unit_of_module.items()}
     widths |= dict.fromkeys(architecture.heads, (STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS))
-    for name, (weight_bits, input_bits) in widths.items():
-        linear = model.get_submodule(name)
-        has_bias = linear.bias is not None or name in given_bias
-        sizes = (linear.in_features, linear.out_features, weight_bits, input_bits)
-        packed = PackedLinear(*sizes, config.arithmetic, has_bias, linear.weight.device)
-        replace_module(model, name, packed)
-    stem = model.get_submodule(architecture.stem)
-    bits = STEM_AND_HEAD_BITS
-    embedding = PackedConv2d(stem.weight.shape, stem.stride, bits, bits, stem.weight.device)
-    replace_module(model, architecture.stem, embedding)
-    for block in architecture.blocks:
+    for name, bits in widths.items():
+        yield name, bits, model.get_submodule(name).bias is not None or name in given_bias
+
+
+def _insert_attention(
+    model: PreTrainedModel,
+    plan: BitPlan,
+    kind: type[AttentionQuantizer] | type[LearnedAttention],
+    device: torch.device,
+) -> None:
+    for block in describe(model).blocks:
         if block.attention is not None:
             attention = model.get_submodule(block.attention)
             heads, size = attention_shape(attention)
             qk_bits, av_bits = plan.bits[f"{block.name}.qk"][1], plan.bits[f"{block.name}.av"][1]
-            quantizer = AttentionQuantizer(heads, size, qk_bits, av_bits, stem.weight.device)
-            attention.add_module(ATTENTION_CHILD, quantizer)
+            attention.add_module(ATTENTION_CHILD, kind(heads, size, qk_bits, av_bits, device))
     model.set_attn_implementation(ATTENTION)
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.artifacts import BitPlan, Bits, LayerRelevance, SensitivityTable, UnitCosts, as_pair
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.data import Batch, fingerprint
+from optimum_mixq.data import Batch, Images, fingerprint
 from optimum_mixq.fingerprints import fingerprint_inputs
 from optimum_mixq.hub import attach
 from optimum_mixq.stages.allocation import Budget, allocate, combine_scores, sweep
@@ -24,6 +24,8 @@ from optimum_mixq.stages.costs import measure_costs
 from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.relevance import measure_relevance
 from optimum_mixq.stages.sensitivity import mark_sensitivity, measure_sensitivity
+from optimum_mixq.stages.training import EpochResult, make_trainable, train
+from optimum_mixq.training_config import MixQTrainingConfig
 
 
 # Exponents of relevance whose best plans are compared with that of `alpha`.
@@ -44,6 +46,46 @@ def quantize_model(
     prepared = calibrate(model, plan, pixel_batches, config)  # 4: ranges, reparameterisation, rounding
     packed = pack(prepared)  # 5: integer codes
     return attach(packed, plan, config, write_record(model, pixel_batches, dataset))
+
+
+def train_model(
+    model: PreTrainedModel,
+    plan: BitPlan,
+    calibration: Sequence[Tensor],
+    images: Images,
+    config: MixQConfig,
+    training: MixQTrainingConfig,
+    evaluation: Sequence[Batch] = (),
+    work: Path | None = None,
+    trackers: Sequence[str] = (),
+    dataset: str | None = None,
+) -> tuple[PreTrainedModel, list[EpochResult]]:
+    """Return a packed copy of `model` with the bits of `plan`, trained on `images`, and how training went."""
+    trainable = make_trainable(calibrate(model, plan, calibration, config))  # 4: where training starts
+    history = train(trainable, model, images, training, evaluation, work, trackers)  # 6: weights and grids learn
+    record = write_record(model, calibration, dataset)
+    record["training"] = {**asdict(training), "history": [asdict(epoch) for epoch in history]}
+    return attach(pack(trainable), plan, config, record), history  # 5: integer codes
+
+
+def prepare_for_training(
+    model: PreTrainedModel, plan: BitPlan, calibration: Sequence[Tensor], config: MixQConfig
+) -> PreTrainedModel:
+    """Return a calibrated copy of `model` with float weights and learned grids, for a training loop of your own.
+
+    transformers' `Trainer` takes it, `save_pretrained` and `from_pretrained` keep it trainable, and `pack_trained`
+    ends it.
+    """
+    trainable = make_trainable(calibrate(model, plan, calibration, config)).train()
+    return attach(trainable, plan, config, write_record(model, calibration, None), trainable=True)
+
+
+def pack_trained(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the packed model of one that was trained after `prepare_for_training`."""
+    config = getattr(model.config, "quantization_config", None)
+    if not isinstance(config, MixQConfig) or not config.trainable or config.plan is None:
+        raise ValueError("Expected a model that prepare_for_training returned, found another one.")
+    return attach(pack(model), BitPlan(config.plan), config, config.record)
 
 
 def choose_plan(

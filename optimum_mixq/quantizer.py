@@ -2,6 +2,7 @@
 """`MixQQuantizer`: from a model and a few images to a packed model on disk or on the Hub."""
 
 import dataclasses
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,11 +20,21 @@ from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.card import Evaluated, Timing, model_card
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, draw_rows, exclude_fingerprints, open_images
-from optimum_mixq.pipeline import choose_plan, plan_within_budget, quantize_model, relate, sense, sweep_plans
+from optimum_mixq.pipeline import (
+    choose_plan,
+    plan_within_budget,
+    quantize_model,
+    relate,
+    sense,
+    sweep_plans,
+    train_model,
+)
 from optimum_mixq.report import Report
 from optimum_mixq.reporting import build_report
 from optimum_mixq.sharing import appearing_folder, megabytes_of, require_empty, upload
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
+from optimum_mixq.stages.training import EpochResult
+from optimum_mixq.training_config import MixQTrainingConfig
 
 
 # One measurement for all averages from 2 to 6 bits.
@@ -48,6 +59,7 @@ class MixQQuantizer(OptimumQuantizer):
         self.sensitivity: SensitivityTable | None = None
         self.evaluated: Evaluated | None = None
         self.timing: Timing | None = None
+        self.history: list[EpochResult] = []  # of the last training
         self._seen: set[str] = set()
 
     @classmethod
@@ -138,10 +150,43 @@ class MixQQuantizer(OptimumQuantizer):
         pixel_batches = self._calibration_batches(images, config)
         self.quantized = quantize_model(self.model, self.plan, pixel_batches, config, _name_of(dataset))
         self.evaluated = self.timing = None
-        if target is not None:
-            with appearing_folder(target) as folder:
-                self.save_pretrained(folder)
-            shutil.rmtree(target.with_name(f".{target.name}.work"), ignore_errors=True)
+        self._save(target)
+        return self.quantized
+
+    def train(
+        self,
+        dataset: Any,
+        training: MixQTrainingConfig | None = None,
+        config: MixQConfig | None = None,
+        plan: BitPlan | str | Path | None = None,
+        save_dir: str | Path | None = None,
+        split: str | None = None,
+        evaluation: Any = None,
+        evaluation_split: str | None = None,
+        trackers: Sequence[str] = (),
+    ) -> PreTrainedModel:
+        """Return the packed model after quantization-aware training on images of `dataset`, and save it if asked to.
+
+        `plan` is as in `quantize`; a quantizer that has one goes on with it. With the data set `evaluation` the
+        best epoch is kept, else the last one. A training that was stopped goes on when it is called again with the same
+        `save_dir`.
+        """
+        config = config or self._config_of_plan()
+        target = None if save_dir is None else require_empty(Path(save_dir))
+        work = None if target is None else target.with_name(f".{target.name}.work")
+        images = open_images(dataset, self.model, self.processor, "calibration", split)
+        calibration = self._calibration_batches(images, config)
+        if plan is not None:
+            self.plan = self._read_plan(plan, config)
+        elif self.plan is None:
+            self.plan = self._choose_plan(images, config, work)
+        held = [] if evaluation is None else self._evaluation_batches(evaluation, evaluation_split, None, 32)
+        self.quantized, self.history = train_model(
+            self.model, self.plan, calibration, images, config, training or MixQTrainingConfig(), held, work,
+            trackers, _name_of(dataset),
+        )  # fmt: skip
+        self.evaluated = self.timing = None
+        self._save(target)
         return self.quantized
 
     def measure_relevance(
@@ -206,8 +251,7 @@ class MixQQuantizer(OptimumQuantizer):
         The uniform model is calibrated on the same images as this one was. Where `save_dir` holds the packed model,
         its card is brought up to date.
         """
-        quantized, plan = self._require_quantized(), self._require_plan()
-        config = dataclasses.replace(quantized.config.quantization_config, plan=None, record=None)
+        quantized, plan, config = self._require_quantized(), self._require_plan(), self._config_of_plan()
         images = open_images(dataset, self.model, self.processor, "calibration", calibration_split)
         calibration = self._calibration_batches(images, config)
         batches = self._evaluation_batches(dataset, split, samples, config.batch_size)
@@ -240,6 +284,17 @@ class MixQQuantizer(OptimumQuantizer):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, repo_id)
             return upload(Path(folder), repo_id, token, private)
+
+    def _save(self, target: Path | None) -> None:
+        if target is not None and _is_main_process():
+            with appearing_folder(target) as folder:
+                self.save_pretrained(folder)
+            shutil.rmtree(target.with_name(f".{target.name}.work"), ignore_errors=True)
+
+    def _config_of_plan(self) -> MixQConfig:
+        """Return the configuration that the quantized model was made with, else the default."""
+        config = None if self.quantized is None else self.quantized.config.quantization_config
+        return MixQConfig() if config is None else dataclasses.replace(config, plan=None, record=None)
 
     def _write_card(self, folder: Path, repo_id: str = "PATH") -> None:
         quantized = self._require_quantized()
@@ -305,6 +360,11 @@ class MixQQuantizer(OptimumQuantizer):
     def _require_plan(self) -> BitPlan:
         assert self.plan is not None  # what is quantized has a plan
         return self.plan
+
+
+def _is_main_process() -> bool:
+    """Return whether this process is to write: the first one under `accelerate launch`, else any."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _name_of(dataset: Any) -> str | None:

@@ -10,6 +10,7 @@ few bits, and s_c v_oc once more to an 8-bit operand; at 8 bits per weight that 
 a column-scaled layer is folded too.
 """
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -40,6 +41,12 @@ def column_operand(values: Tensor, input_scale: Tensor) -> tuple[Tensor, Tensor]
     return torch.floor(scaled / scale + 0.5), scale
 
 
+def round_to_operand(values: Tensor, input_scale: Tensor) -> Tensor:
+    """Return values (O, C) as a column-scaled layer's 8-bit operand holds them, with a straight-through gradient."""
+    operand, scale = column_operand(values.detach(), input_scale)
+    return values + (operand * scale / input_scale - values).detach()
+
+
 def integer_operand(
     codes: Tensor, grid: UniformGrid, input_scale: Tensor, arithmetic: Arithmetic
 ) -> tuple[Tensor, Tensor]:
@@ -55,8 +62,64 @@ def integer_bias(operand: Tensor, scale: Tensor, input_zero_point: Tensor, bias:
     return -shift if bias is None else bias.to(shift.dtype) - shift
 
 
-class QuantLinear(nn.Module):
-    """A linear layer with a float weight, whose input and weight are rounded to their grids in every forward."""
+class GriddedLinear(nn.Module, ABC):
+    """A linear layer with a float weight, whose input and weight have grids: what a packed layer is made from."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, bits: tuple[int, int], arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight_bits, self.input_bits = bits
+        self.arithmetic = layer_arithmetic(arithmetic, self.weight_bits)
+        self.weight = nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+    @property
+    @abstractmethod
+    def weight_grid(self) -> UniformGrid:
+        """Return the grid, scales (O, 1), of what `gridded_weight` returns."""
+
+    @property
+    @abstractmethod
+    def input_grid(self) -> UniformGrid:
+        """Return the grid of the input, scales (C,)."""
+
+    def gridded_weight(self) -> Tensor:
+        """Return what the weight's grid is applied to: the weight, times the input's scales if folded."""
+        return self.weight * self.input_grid.scale if self.arithmetic == "folded" else self.weight
+
+    def kernel(self) -> IntegerLinear:
+        """Return what the packed layer will run: codes (..., C) to outputs (..., O)."""
+        operand, scale, bias = self._integers(self.input_grid)
+        return IntegerLinear(operand.to(torch.int8), scale[:, 0], bias)
+
+    def forward_in_integers(self, input: Tensor) -> Tensor:
+        """Multiply what the packed layer multiplies, as floats: exact while sums stay below 2^24.
+
+        Dequantizing first would round every product, and a last digit decides which code a value in the next layer
+        gets: over a whole network evaluation and the packed model would drift apart.
+        """
+        grid = self.input_grid
+        operand, scale, bias = self._integers(grid)
+        codes = round_to_codes(input, grid).to(operand.dtype)
+        return (F.linear(codes, operand) * scale[:, 0] + bias).to(input.dtype)
+
+    def _integers(self, input_grid: UniformGrid) -> tuple[Tensor, Tensor, Tensor]:
+        codes = round_to_codes(self.gridded_weight(), self.weight_grid)
+        operand, scale = integer_operand(codes, self.weight_grid, input_grid.scale, self.arithmetic)
+        return operand, scale, integer_bias(operand, scale, input_grid.zero_point, self.bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, W{self.weight_bits}"
+            f"A{self.input_bits}, {self.arithmetic}"
+        )
+
+
+class QuantLinear(GriddedLinear):
+    """A linear layer whose grids are fixed: what calibration builds."""
 
     mixq_weight_scale: Tensor
     mixq_weight_zero_point: Tensor
@@ -71,12 +134,7 @@ class QuantLinear(nn.Module):
         input_grid: UniformGrid,
         arithmetic: Arithmetic,
     ) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.arithmetic = layer_arithmetic(arithmetic, weight_grid.bits)
-        self.weight_bits, self.input_bits = weight_grid.bits, input_grid.bits
-        self.weight = nn.Parameter(weight)
-        self.bias = None if bias is None else nn.Parameter(bias)
+        super().__init__(weight, bias, (weight_grid.bits, input_grid.bits), arithmetic)
         self.register_buffer("mixq_weight_scale", weight_grid.scale.reshape(-1, 1))  # (O, 1)
         self.register_buffer("mixq_weight_zero_point", weight_grid.zero_point.reshape(-1, 1))
         self.register_buffer("mixq_input_scale", _as_vector(input_grid.scale, self.in_features))  # (C,)
@@ -90,50 +148,18 @@ class QuantLinear(nn.Module):
     def input_grid(self) -> UniformGrid:
         return UniformGrid(self.mixq_input_scale, self.mixq_input_zero_point, self.input_bits)
 
-    def gridded_weight(self) -> Tensor:
-        """Return what the weight's grid is applied to: the weight, times the input's scales if folded."""
-        return self.weight * self.mixq_input_scale if self.arithmetic == "folded" else self.weight
-
     def effective_weight(self) -> Tensor:
         """Return the weight (O, C) that the layer multiplies its dequantized input with, straight-through."""
         values = fake_quantize(self.gridded_weight(), self.weight_grid)
         if self.arithmetic == "folded":
             return values / self.mixq_input_scale
-        operand, scale = column_operand(values.detach(), self.mixq_input_scale)
-        rounded = operand * scale / self.mixq_input_scale
-        return values + (rounded - values).detach()
-
-    def kernel(self) -> IntegerLinear:
-        """Return what the packed layer will run: codes (..., C) to outputs (..., O)."""
-        operand, scale, bias = self._integers()
-        return IntegerLinear(operand.to(torch.int8), scale[:, 0], bias)
+        return round_to_operand(values, self.mixq_input_scale)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
-            return self._forward_in_integers(input)
+            return self.forward_in_integers(input)
         rounded = fake_quantize(input, self.input_grid)
         return F.linear(rounded, self.effective_weight().to(input.dtype), self.bias)
-
-    def _forward_in_integers(self, input: Tensor) -> Tensor:
-        """Multiply what the packed layer multiplies, as floats: exact while sums stay below 2^24.
-
-        Dequantizing first would round every product, and a last digit decides which code a value in the next layer
-        gets: over a whole network evaluation and the packed model would drift apart.
-        """
-        operand, scale, bias = self._integers()
-        codes = round_to_codes(input, self.input_grid).to(operand.dtype)
-        return (F.linear(codes, operand) * scale[:, 0] + bias).to(input.dtype)
-
-    def _integers(self) -> tuple[Tensor, Tensor, Tensor]:
-        codes = round_to_codes(self.gridded_weight(), self.weight_grid)
-        operand, scale = integer_operand(codes, self.weight_grid, self.mixq_input_scale, self.arithmetic)
-        return operand, scale, integer_bias(operand, scale, self.mixq_input_zero_point, self.bias)
-
-    def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, W{self.weight_bits}"
-            f"A{self.input_bits}, {self.arithmetic}"
-        )
 
 
 class QuantConv2d(nn.Module):

@@ -15,8 +15,8 @@ from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, qua
 from optimum_mixq.quant.kernels import IntegerLinear
 from optimum_mixq.quant.layers import (
     Arithmetic,
+    GriddedLinear,
     QuantConv2d,
-    QuantLinear,
     integer_bias,
     integer_operand,
     layer_arithmetic,
@@ -63,18 +63,18 @@ class PackedLinear(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def from_quant(cls, layer: QuantLinear) -> "PackedLinear":
+    def from_quant(cls, layer: GriddedLinear) -> "PackedLinear":
         """Return the packed layer that computes what `layer` computes."""
         packed = cls(
             layer.in_features, layer.out_features, layer.weight_bits, layer.input_bits, layer.arithmetic,
             layer.bias is not None, layer.weight.device,
         )  # fmt: skip
-        codes = quantize(layer.gridded_weight(), layer.weight_grid)
-        packed.weight.copy_(pack_codes(codes, layer.weight_bits))
-        packed.mixq_weight_scale.copy_(scale_to_int16(layer.mixq_weight_scale.flatten()))
-        packed.mixq_weight_zero_point.copy_(layer.mixq_weight_zero_point.flatten())
-        packed.mixq_input_scale.copy_(scale_to_int16(layer.mixq_input_scale))
-        packed.mixq_input_zero_point.copy_(layer.mixq_input_zero_point)
+        weight_grid, input_grid = layer.weight_grid, layer.input_grid
+        packed.weight.copy_(pack_codes(quantize(layer.gridded_weight(), weight_grid), layer.weight_bits))
+        packed.mixq_weight_scale.copy_(scale_to_int16(weight_grid.scale.flatten()))
+        packed.mixq_weight_zero_point.copy_(weight_grid.zero_point.flatten())
+        packed.mixq_input_scale.copy_(scale_to_int16(input_grid.scale))
+        packed.mixq_input_zero_point.copy_(input_grid.zero_point)
         if packed.bias is not None and layer.bias is not None:
             packed.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         packed.prepare()

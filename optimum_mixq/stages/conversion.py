@@ -7,14 +7,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures import replace_module
-from optimum_mixq.quant.layers import QuantConv2d, QuantLinear
+from optimum_mixq.quant.layers import GriddedLinear, QuantConv2d
+from optimum_mixq.quant.learned import LearnedAttention
 from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
+
+
+_QUANTIZED = (GriddedLinear, QuantConv2d, LearnedAttention)
 
 
 def pack(model: PreTrainedModel) -> PreTrainedModel:
     """Return a copy of a calibrated model with packed layers, which computes the same from integers."""
     packed = copy.deepcopy(model).eval()
-    layers = [name for name, module in packed.named_modules() if isinstance(module, (QuantLinear, QuantConv2d))]
+    layers = [name for name, module in packed.named_modules() if isinstance(module, _QUANTIZED)]
     if not layers:
         raise ValueError("Expected a calibrated model, found no quantized layer in it. Call calibrate(...) first.")
     for name in layers:
@@ -24,6 +28,8 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
 
 def pack_layer(layer: nn.Module) -> nn.Module:
     """Return the packed layer of a fake-quantized one, and any other module as it is."""
-    if isinstance(layer, QuantLinear):
+    if isinstance(layer, GriddedLinear):
         return PackedLinear.from_quant(layer)
+    if isinstance(layer, LearnedAttention):
+        return layer.settled()
     return PackedConv2d.from_quant(layer) if isinstance(layer, QuantConv2d) else layer

@@ -44,6 +44,38 @@ class MixQQuantizeCommand(BaseOptimumCLICommand):
         run_quantize(self.args)
 
 
+class MixQTrainCommand(BaseOptimumCLICommand):
+    COMMAND = CommandInfo("train", "Quantize a model and train it back to its accuracy, down to 2 bits.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        parser.add_argument("--model", required=True, help="a float model on the Hub or a folder")
+        parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub, to train on")
+        parser.add_argument("--output", required=True, help="folder for the packed model; new or empty")
+        parser.add_argument("--bits", type=parse_bits, default=3, help="2 to 8, or weights/activations as in 4/8")
+        parser.add_argument(
+            "--plan", default="mixed", help="'mixed' (default), 'uniform', or a file with the bits of every unit"
+        )
+        parser.add_argument("--epochs", type=int, default=10)
+        parser.add_argument("--batch-size", type=int, default=64)
+        parser.add_argument("--learning-rate", type=float, default=1e-3)
+        parser.add_argument("--distillation", type=float, default=1.0, help="1 needs no labels (default)")
+        parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
+        parser.add_argument("--no-flip", action="store_true", help="do not mirror images")
+        parser.add_argument("--split", help="split to train on (default: calibration or train)")
+        parser.add_argument("--evaluate", action="store_true", help="evaluate each epoch and keep the best")
+        parser.add_argument("--evaluation-dataset", help="what to evaluate on (default: the same data set)")
+        parser.add_argument("--evaluation-split", help="split to evaluate on (default: validation or test)")
+        parser.add_argument("--sensitivity-samples", type=int, default=256, help="images to choose bits on")
+        parser.add_argument("--measured", help="folder of an earlier run or sweep whose measurements to use again")
+        parser.add_argument("--seed", type=int, default=0)
+
+    def run(self) -> None:
+        from optimum_mixq.cli import run_train
+
+        run_train(self.args)
+
+
 class MixQEvaluateCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("evaluate", "Measure top-1 of a model on images.")
 
@@ -120,6 +152,7 @@ class MixQCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("mixq", "Mixed-precision quantization of Vision Transformers.")
     SUBCOMMANDS = (
         CommandInfo("quantize", MixQQuantizeCommand.COMMAND.help, MixQQuantizeCommand),
+        CommandInfo("train", MixQTrainCommand.COMMAND.help, MixQTrainCommand),
         CommandInfo("evaluate", MixQEvaluateCommand.COMMAND.help, MixQEvaluateCommand),
         CommandInfo("sweep", MixQSweepCommand.COMMAND.help, MixQSweepCommand),
         CommandInfo("report", MixQReportCommand.COMMAND.help, MixQReportCommand),
