@@ -25,6 +25,7 @@ def main() -> None:
         "demo_models": demo_table(),
         "mixed_precision": mixed_table(),
         "relevance": relevance_table(),
+        "qat": qat_table(),
         "latency": latency_table(),
     }
     for name, table in tables.items():
@@ -100,6 +101,26 @@ def relevance_table() -> str:
     for row in (row for row in rows if row["kind"] == "cost"):
         lines.append(f"| {row['model']} | {row['ratio']:.2f} | {row['megabytes_per_image']:.0f} |")
     return "\n".join(lines)
+
+
+def qat_table() -> str:
+    rows = read_results("qat.jsonl")
+    lines = [
+        "| model | bits | float top-1 % | after calibration | after training | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    found = [row for row in rows if row["kind"] == "accuracy"]
+    for row in found:
+        lines.append(
+            f"| {row['model']} | {row['setting']} | {row['float']:.2f} | {row['ptq']:.2f} | {row['qat']:.2f} "
+            f"| {row['minutes']:.1f} |"
+        )
+    steps = ", ".join(f"{row['ratio']:.2f} ({row['model']})" for row in rows if row["kind"] == "step")
+    settings = sorted({(row["images"], row["epochs"], row["tested"]) for row in found})
+    told = "; ".join(
+        f"{images} training images, {epochs} epochs, {tested} tested" for images, epochs, tested in settings
+    )
+    return "\n".join([*lines, "", f"{told}. A training step costs {steps} times a float step."])
 
 
 def spread(values: list[float], digits: int = 2) -> str:

@@ -168,7 +168,7 @@ class MixQQuantizer(OptimumQuantizer):
         """Return the packed model after quantization-aware training on images of `dataset`, and save it if asked to.
 
         `plan` is as in `quantize`; a quantizer that has one goes on with it. With the data set `evaluation` the
-        best epoch is kept, else the last one. A training that was stopped goes on when it is called again with the same
+        best epoch is kept, else the last one. A training that was stopped goes on when it is called with the same
         `save_dir`.
         """
         config = config or self._config_of_plan()

@@ -1,6 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -128,6 +129,15 @@ def test_a_report_is_written_beside_the_model(tmp_path):
     assert "optimum-cli mixq: Expected a float model, found one that is quantized already" in again.stderr
     lost = run("report", "--model", "out", "--dataset", images, cwd=tmp_path)
     assert "out does not say which float model it was made from: name it (--float-model)" in lost.stderr
+
+
+def test_training_from_the_shell_says_how_each_epoch_went(tmp_path):
+    lines = run(
+        "train", "--model", demo_model_path("deit"), "--dataset", demo_images_path(), "--output", "out", "--bits", "2",
+        "--plan", "uniform", "--epochs", "1", "--evaluate", "--no-flip", cwd=tmp_path, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert re.fullmatch(r"epoch 0: loss \d\.\d{4}, top-1 \d\d\.\d\d %, \d+ s", lines[-1])
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_a_wheel_holds_the_models_the_images_and_the_command(tmp_path):

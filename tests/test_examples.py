@@ -29,6 +29,16 @@ def test_quantize_and_share_writes_a_model_and_its_report(tmp_path):
     }
 
 
+def test_a_loop_of_ones_own_trains_resumes_and_packs(tmp_path):
+    words = ("--model", demo_model_path("vit"), "--dataset", demo_images_path(), "--batch-size", "64")
+    out = run("image_classification_qat.py", *words, "--epochs", "2", cwd=tmp_path)
+    assert "epoch 1: loss" in out and (tmp_path / "trained" / "packed" / "model.safetensors").exists()
+    resumed = run(
+        "image_classification_qat.py", *words, "--epochs", "2", "--resume-from", "trained/epoch-0", cwd=tmp_path
+    )
+    assert "epoch 0" not in resumed and "epoch 1: loss" in resumed
+
+
 def test_choose_bits_by_hand_prints_the_frontier_and_scores(tmp_path):
     out = run(
         "choose_bits_by_hand.py", "--model", demo_model_path("vit"), "--dataset", demo_images_path(), "--images", "16",

@@ -5,9 +5,11 @@ import pytest
 import torch
 from conftest import make_model, random_pixels
 from safetensors import safe_open
+from transformers import AutoModelForImageClassification
 
-from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, pipeline
+from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, MixQTrainingConfig, pipeline
 from optimum_mixq.stages import sensitivity
+from optimum_mixq.stages.training import _Training
 
 
 SMALL = MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=8, batch_size=4)
@@ -156,3 +158,41 @@ def test_an_unsupported_model_is_refused_at_once():
     bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
     with pytest.raises(ValueError, match="Expected a model of type deit, swin, vit"):
         MixQQuantizer.from_pretrained(bert)
+
+
+def test_training_goes_on_from_the_plan_and_saves_what_loads_again(vit, tmp_path):
+    pixels = random_pixels(vit, 16)
+    quantizer = MixQQuantizer.from_pretrained(vit)
+    quantizer.quantize(dataclasses.replace(SMALL, bits=3), pixels)
+    plan, calibrated = quantizer.plan, quantizer.quantized.state_dict()
+    training = MixQTrainingConfig(epochs=2, batch_size=4)
+    packed = quantizer.train(pixels, training, save_dir=tmp_path / "out", evaluation=random_pixels(vit, 8, seed=9))
+    assert quantizer.plan is plan and [epoch.epoch for epoch in quantizer.history] == [0, 1]
+    assert any(not torch.equal(tensor, calibrated[name]) for name, tensor in packed.state_dict().items())
+    reloaded = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    with torch.inference_mode():
+        expected, found = (model(pixel_values=pixels).logits for model in (packed, reloaded))
+    assert torch.equal(found, expected)
+    record = reloaded.config.quantization_config.record["training"]
+    assert record["epochs"] == 2 and len(record["history"]) == 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_a_stopped_training_goes_on_when_it_is_called_again(vit, tmp_path, monkeypatch):
+    pixels, training = random_pixels(vit, 8), MixQTrainingConfig(epochs=3, batch_size=4)
+    expected = MixQQuantizer.from_pretrained(vit).train(pixels, training, SMALL, "uniform").state_dict()
+    original = _Training._evaluate
+    epochs = []
+
+    def stops(self):
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        return original(self)
+
+    monkeypatch.setattr(_Training, "_evaluate", stops)
+    with pytest.raises(KeyboardInterrupt):
+        MixQQuantizer.from_pretrained(vit).train(pixels, training, SMALL, "uniform", tmp_path / "out")
+    packed = MixQQuantizer.from_pretrained(vit).train(pixels, training, SMALL, "uniform", tmp_path / "out")
+    assert len(epochs) == 4
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in packed.state_dict().items())

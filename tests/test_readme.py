@@ -23,6 +23,6 @@ def test_no_table_of_the_readme_is_empty_or_a_placeholder():
     text = (ROOT / "README.md").read_text()
     tables = re.findall(r"<!-- (\w+): [^\n]* -->\n(.*?)<!-- end -->", text, flags=re.S)
     assert {name for name, _ in tables} == {
-        "uniform_ptq", "ablation", "demo_models", "mixed_precision", "relevance", "latency"
+        "uniform_ptq", "ablation", "demo_models", "mixed_precision", "relevance", "qat", "latency"
     }  # fmt: skip
     assert all(table.count("\n|") >= 3 for _, table in tables)

@@ -74,7 +74,7 @@ def test_training_brings_a_two_bit_model_nearer_to_the_float_one():
     reference, labels = measure_logits(model, batches)
     before = score(measure_logits(calibrated, batches)[0], labels, reference)
     learner = make_trainable(calibrated)
-    config = MixQTrainingConfig(epochs=3, batch_size=16, flip=False, learning_rate=3e-4)
+    config = MixQTrainingConfig(epochs=3, batch_size=16, flip=False, learning_rate=1e-3, step_learning_rate=3e-5)
     history = train(learner, model, images, config, batches)
     after = score(measure_logits(learner, batches)[0], labels, reference)
     assert after.kl < 0.8 * before.kl and after.accuracy >= before.accuracy

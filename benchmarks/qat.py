@@ -1,0 +1,163 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Accuracy of 2 and 3 bits before and after training, on the shipped models, and the cost of a training step.
+
+    python benchmarks/qat.py --data FASHION_MNIST        # measure and print the tables
+    python benchmarks/qat.py --table                     # print what was measured before
+
+Trains on the first training images, keeps the epoch that is best on 1,000 others, and reports on all test images. The
+learning rate was chosen on the vit at uniform 2 bits, on the same 1,000 others.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from common import machine, read_results, write_result
+from torch import Tensor
+
+from optimum_mixq import (
+    DEMO_MODELS,
+    BitPlan,
+    MixQConfig,
+    MixQQuantizer,
+    MixQTrainingConfig,
+    demo_images_path,
+    demo_model_path,
+    open_images,
+)
+from optimum_mixq.data import Batch, Images
+from optimum_mixq.pipeline import choose_plan
+from optimum_mixq.stages.calibration import calibrate
+from optimum_mixq.stages.evaluation import measure_logits, score
+from optimum_mixq.stages.training import make_trainable, train
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from train_demo_models import PIXEL_MEAN, PIXEL_STD, load_split
+
+
+FILE = "qat.jsonl"
+# With candidates of 2 to 4 bits an average of exactly 2 leaves nothing to choose.
+SETTINGS = {"uniform 2": 2, "mixed 2.3": 2.3, "uniform 3": 3, "mixed 3": 3}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    if not arguments.table:
+        for name in arguments.models:
+            measure_step(name)
+            for setting in arguments.settings:
+                measure(name, setting, arguments)
+    print_table()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder that holds Fashion-MNIST")
+    parser.add_argument("--models", nargs="+", default=list(DEMO_MODELS))
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--table", action="store_true", help="only print what was measured before")
+    return parser.parse_args()
+
+
+def measure(name: str, setting: str, arguments: argparse.Namespace) -> None:
+    quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
+    model = quantizer.model
+    shipped = open_images(demo_images_path(), model, quantizer.processor)
+    batches = list(shipped.batches(range(256), 32))
+    calibration = [batches[0].pixel_values]
+    config = MixQConfig(bits=SETTINGS[setting])
+    if setting.startswith("uniform"):
+        plan = BitPlan.uniform(model, int(SETTINGS[setting]))
+    else:
+        plan = choose_plan(model, calibration, batches, config)[0]
+    pixels, labels = read(arguments.data, "train", model.config.num_channels)
+    test_pixels, test_labels = read(arguments.data, "test", model.config.num_channels)
+    images = Images(
+        arguments.images, lambda i: (pixels[i], int(labels[i])), lambda rows, _: torch.stack(rows), 10, "images"
+    )
+    held = cut(pixels[-1000:], labels[-1000:])
+    test = cut(test_pixels, test_labels)
+    calibrated = calibrate(model, plan, calibration, config)
+    reference, _ = measure_logits(model, test)
+    trainable = make_trainable(calibrated)
+    recipe = MixQTrainingConfig(epochs=arguments.epochs, learning_rate=arguments.learning_rate, flip=False)
+    started = time.perf_counter()
+    train(trainable, model, images, recipe, held)
+    minutes = (time.perf_counter() - started) / 60
+    before = score(measure_logits(calibrated, test)[0], test_labels, reference)
+    after = score(measure_logits(trainable, test)[0], test_labels, reference)
+    row = {
+        "kind": "accuracy", "model": name, "setting": setting, "images": arguments.images, "epochs": arguments.epochs,
+        "float": 100 * score(reference, test_labels).accuracy, "ptq": 100 * before.accuracy, "ptq_kl": before.kl,
+        "qat": 100 * after.accuracy, "qat_kl": after.kl, "minutes": minutes, "tested": len(test_labels),
+        "bits": {unit: list(bits) for unit, bits in plan.bits.items()}, "machine": machine(),
+    }  # fmt: skip
+    write_result(FILE, row)
+    print({key: value for key, value in row.items() if key != "bits"}, flush=True)
+
+
+def measure_step(name: str, images: int = 64, repeats: int = 5) -> None:
+    """Time a training step with its teacher beside a float step with the same optimizer, in turn."""
+    quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
+    model = quantizer.model
+    pixels = next(open_images(demo_images_path(), model, quantizer.processor).batches(range(images), images))
+    plan = BitPlan.uniform(model, 2)
+    learner = make_trainable(calibrate(model, plan, [pixels.pixel_values[:32]], MixQConfig(bits=2))).train()
+    plain = copy.deepcopy(model).train()
+    ratios = []
+    for _ in range(repeats + 1):
+        float_seconds = step(plain, pixels.pixel_values, None)
+        ratios.append(step(learner, pixels.pixel_values, model) / float_seconds)
+    row = {"kind": "step", "model": name, "ratio": statistics.median(ratios[1:]), "machine": machine()}
+    write_result(FILE, row)
+    print(row, flush=True)
+
+
+def step(model: torch.nn.Module, pixels: Tensor, teacher: torch.nn.Module | None) -> float:
+    from optimum_mixq.losses import distill
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    started = time.perf_counter()
+    target = torch.zeros(len(pixels), 10)
+    if teacher is not None:
+        with torch.no_grad():
+            target = teacher(pixel_values=pixels).logits
+    distill(model(pixel_values=pixels).logits, target).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return time.perf_counter() - started
+
+
+def read(folder: Path, split: str, channels: int) -> tuple[Tensor, Tensor]:
+    images, labels = load_split(folder, split)
+    pixels = (images.float()[:, None] / 255 - PIXEL_MEAN) / PIXEL_STD
+    return pixels.expand(-1, channels, -1, -1), labels
+
+
+def cut(pixels: Tensor, labels: Tensor) -> list[Batch]:
+    return [Batch(part, own, ()) for part, own in zip(pixels.split(100), labels.split(100), strict=True)]
+
+
+def print_table() -> None:
+    rows = read_results(FILE)
+    print("\n| model | bits | float | after calibration | after training | minutes |\n|---|---|---|---|---|---|")
+    for row in (row for row in rows if row["kind"] == "accuracy"):
+        print(
+            f"| {row['model']} | {row['setting']} | {row['float']:.2f} | {row['ptq']:.2f} | {row['qat']:.2f} "
+            f"| {row['minutes']:.1f} |"
+        )
+    for row in (row for row in rows if row["kind"] == "step"):
+        print(f"A training step of {row['model']} takes {row['ratio']:.2f} x a float step.")
+
+
+if __name__ == "__main__":
+    main()
