@@ -2,6 +2,7 @@
 """Mixed-precision plans beside uniform bits at the same size and bit operations.
 
     python benchmarks/mixed_precision.py --bench PATH     # measure and print the table
+    python benchmarks/mixed_precision.py --bench PATH --cost --models vit-small-cifar10
     python benchmarks/mixed_precision.py --table          # print what was measured before
 
 Seed s calibrates on images 32 s to 32 s + 31 and measures sensitivity on the last calibration images, once for all
@@ -18,15 +19,19 @@ from pathlib import Path
 
 import torch
 from common import BENCH_MODELS, Subject, load_subject, logits_of, read_results, write_result
+from transformers import PreTrainedModel
 
 from optimum_mixq import DEMO_MODELS
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch
 from optimum_mixq.pipeline import budget_of, compare_plans, propose_plans, quantize_model, sense
+from optimum_mixq.stages.calibration import calibrate_variants
+from optimum_mixq.stages.conversion import pack, pack_layer
 from optimum_mixq.stages.costs import measure_costs
-from optimum_mixq.stages.evaluation import score
+from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.relevance import measure_relevance
+from optimum_mixq.stages.sensitivity import measure_sensitivity
 
 
 FILE = "mixed_precision.jsonl"
@@ -35,7 +40,9 @@ FILE = "mixed_precision.jsonl"
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
-    if not arguments.table:
+    if arguments.cost:
+        measure_cost(load_subject(arguments.models[0], arguments.bench))
+    elif not arguments.table:
         for name in arguments.models:
             subject = load_subject(name, arguments.bench)
             half = len(subject.labels) // 2
@@ -55,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--random", type=int, default=20, help="random plans, with the first seed")
     parser.add_argument("--images", type=int, default=256, help="images of sensitivity")
+    parser.add_argument("--cost", action="store_true", help="time the table of the first model beside naive forwards")
     parser.add_argument("--decide", action="store_true", help="evaluate on the images that defaults are chosen on")
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
     return parser.parse_args()
@@ -80,6 +88,39 @@ def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: arg
             }  # fmt: skip
             write_result(FILE, row)
             print(f"{subject.name} {target} bits, {kind}, seed {seed}: {result}", flush=True)
+
+
+def measure_cost(subject: Subject, images: int = 32, widths: tuple[int, ...] = (3, 4, 5, 6)) -> None:
+    """Time the table on one batch beside whole forwards, of which a naive table takes one for each entry.
+
+    Both grow alike with the number of batches.
+    """
+    pixels, config = subject.calibration[:images], MixQConfig(candidate_bits=widths)
+    around = (config.baseline, config.baseline)
+    candidates = tuple((bits, bits) for bits in widths)
+    baseline, variants = calibrate_variants(
+        subject.model, BitPlan.uniform(subject.model, around), [pixels], config, candidates
+    )
+    packed = {
+        unit: {bits: {name: pack_layer(module) for name, module in modules.items()} for bits, modules in row.items()}
+        for unit, row in variants.items()
+    }
+    model, batch = pack(baseline), Batch(pixels, None, ())
+    forwards = [time_forward(model, batch) for _ in range(4)]
+    started = time.perf_counter()
+    measure_sensitivity(subject.model, model, around, packed, [batch])
+    seconds = time.perf_counter() - started
+    forwards += [time_forward(model, batch) for _ in range(4)]
+    naive = statistics.median(forwards[1:]) * sum(len(row) for row in packed.values())
+    row = {"model": subject.name, "entries": sum(map(len, packed.values())), "share_of_naive": seconds / naive}
+    write_result("sensitivity_cost.jsonl", row | {"seconds": seconds})
+    print(row)
+
+
+def time_forward(model: PreTrainedModel, batch: Batch) -> float:
+    started = time.perf_counter()
+    measure_logits(model, [batch])
+    return time.perf_counter() - started
 
 
 def plans(

@@ -29,9 +29,11 @@ from optimum_mixq import (
     demo_model_path,
     open_images,
 )
-from optimum_mixq.data import Batch, Images
+from optimum_mixq.artifacts import LayerRelevance, SensitivityTable
+from optimum_mixq.data import Batch, Images, draw_rows
 from optimum_mixq.pipeline import choose_plan
 from optimum_mixq.stages.calibration import calibrate
+from optimum_mixq.stages.conversion import pack
 from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.training import make_trainable, train
 
@@ -51,8 +53,9 @@ def main() -> None:
     if not arguments.table:
         for name in arguments.models:
             measure_step(name)
+            measured = measure_units(name)
             for setting in arguments.settings:
-                measure(name, setting, arguments)
+                measure(name, setting, measured, arguments)
     print_table()
 
 
@@ -61,24 +64,39 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder that holds Fashion-MNIST")
     parser.add_argument("--models", nargs="+", default=list(DEMO_MODELS))
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
     return parser.parse_args()
 
 
-def measure(name: str, setting: str, arguments: argparse.Namespace) -> None:
+def measure_units(name: str) -> tuple[LayerRelevance, SensitivityTable]:
+    """Measure once what both mixed plans are chosen from."""
+    quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
+    widths = MixQConfig(candidate_bits=(2, 3, 4, 5))
+    return (
+        quantizer.measure_relevance(demo_images_path(), widths),
+        quantizer.measure_sensitivity(demo_images_path(), widths),
+    )
+
+
+def measure(
+    name: str,
+    setting: str,
+    measured: tuple[LayerRelevance, SensitivityTable],
+    arguments: argparse.Namespace,
+) -> None:
     quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
     model = quantizer.model
     shipped = open_images(demo_images_path(), model, quantizer.processor)
-    batches = list(shipped.batches(range(256), 32))
-    calibration = [batches[0].pixel_values]
     config = MixQConfig(bits=SETTINGS[setting])
+    batches = list(shipped.batches(draw_rows(shipped, 256, config.seed), 32))
+    calibration = [batches[0].pixel_values]
     if setting.startswith("uniform"):
         plan = BitPlan.uniform(model, int(SETTINGS[setting]))
     else:
-        plan = choose_plan(model, calibration, batches, config)[0]
+        plan = choose_plan(model, calibration, batches, config, known=measured)[0]
     pixels, labels = read(arguments.data, "train", model.config.num_channels)
     test_pixels, test_labels = read(arguments.data, "test", model.config.num_channels)
     images = Images(
@@ -89,12 +107,14 @@ def measure(name: str, setting: str, arguments: argparse.Namespace) -> None:
     calibrated = calibrate(model, plan, calibration, config)
     reference, _ = measure_logits(model, test)
     trainable = make_trainable(calibrated)
-    recipe = MixQTrainingConfig(epochs=arguments.epochs, learning_rate=arguments.learning_rate, flip=False)
+    recipe = MixQTrainingConfig(
+        epochs=arguments.epochs, learning_rate=arguments.learning_rate, batch_size=32, flip=False, shift=0.0
+    )
     started = time.perf_counter()
     train(trainable, model, images, recipe, held)
     minutes = (time.perf_counter() - started) / 60
-    before = score(measure_logits(calibrated, test)[0], test_labels, reference)
-    after = score(measure_logits(trainable, test)[0], test_labels, reference)
+    before = score(measure_logits(pack(calibrated), test)[0], test_labels, reference)
+    after = score(measure_logits(pack(trainable), test)[0], test_labels, reference)
     row = {
         "kind": "accuracy", "model": name, "setting": setting, "images": arguments.images, "epochs": arguments.epochs,
         "float": 100 * score(reference, test_labels).accuracy, "ptq": 100 * before.accuracy, "ptq_kl": before.kl,

@@ -89,7 +89,9 @@ def mixed_table() -> str:
             f"| {spread([row['kl'] for row in group], 4)} | {better} |"
         )
     images = sorted({row["images"] for row in rows})
-    return "\n".join([*lines, "", f"Evaluation images: {images}."])
+    costs = [f"{row['share_of_naive']:.2f} ({row['model']})" for row in read_results("sensitivity_cost.jsonl")]
+    told = f"Evaluation images: {images}. The table of sensitivities takes {', '.join(costs)} of the naive time."
+    return "\n".join([*lines, "", told])
 
 
 def relevance_table() -> str:

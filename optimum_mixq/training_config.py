@@ -41,8 +41,8 @@ class MixQTrainingConfig:
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 64
-    learning_rate: float = 5e-4
-    step_learning_rate: float = 1e-3
+    learning_rate: float = 1e-3
+    step_learning_rate: float = 3e-5
     weight_decay: float = 0.01
     warmup: float = 0.05
     distillation: float = 1.0

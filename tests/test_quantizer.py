@@ -1,5 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -196,3 +199,22 @@ def test_a_stopped_training_goes_on_when_it_is_called_again(vit, tmp_path, monke
     packed = MixQQuantizer.from_pretrained(vit).train(pixels, training, SMALL, "uniform", tmp_path / "out")
     assert len(epochs) == 4
     assert all(torch.equal(tensor, expected[name]) for name, tensor in packed.state_dict().items())
+
+
+PLAN = """
+import sys
+from conftest import make_model, random_pixels
+from optimum_mixq import MixQConfig, MixQQuantizer
+model = make_model("swin")
+quantizer = MixQQuantizer.from_pretrained(model)
+quantizer.quantize(MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=8), random_pixels(model, 12))
+quantizer.plan.save(sys.argv[1])
+"""
+
+
+def test_two_processes_with_the_same_seed_give_the_same_plan_byte_for_byte(tmp_path):
+    for name, hash_seed in (("a", "1"), ("b", "2")):
+        environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__), "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", PLAN, str(tmp_path / name)]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -20,7 +20,7 @@ from optimum_mixq.stages.training import TrainingImages, make_trainable, paramet
 from optimum_mixq.training_config import MixQTrainingConfig
 
 
-QUICK = MixQTrainingConfig(epochs=2, batch_size=4, shift=0.2)
+QUICK = MixQTrainingConfig(epochs=2, batch_size=4, shift=0.2, learning_rate=5e-4, step_learning_rate=1e-3)
 
 
 def trainable(model, bits=2, arithmetic="column"):
@@ -74,7 +74,7 @@ def test_training_brings_a_two_bit_model_nearer_to_the_float_one():
     reference, labels = measure_logits(model, batches)
     before = score(measure_logits(calibrated, batches)[0], labels, reference)
     learner = make_trainable(calibrated)
-    config = MixQTrainingConfig(epochs=3, batch_size=16, flip=False, learning_rate=1e-3, step_learning_rate=3e-5)
+    config = MixQTrainingConfig(epochs=3, batch_size=16, flip=False)
     history = train(learner, model, images, config, batches)
     after = score(measure_logits(learner, batches)[0], labels, reference)
     assert after.kl < 0.8 * before.kl and after.accuracy >= before.accuracy
@@ -118,7 +118,7 @@ def test_a_stopped_training_goes_on_to_the_weights_of_an_uninterrupted_one(name,
 def test_a_state_of_another_recipe_is_refused(tmp_path):
     run(work=tmp_path)
     with pytest.raises(ValueError, match=r"holds a training with other learning_rate, seed\. Delete it to train anew"):
-        run(config=dataclasses.replace(QUICK, seed=1, learning_rate=1e-3), work=tmp_path)
+        run(config=dataclasses.replace(QUICK, seed=1, learning_rate=2e-3), work=tmp_path)
 
 
 def test_accumulated_parts_give_the_step_of_the_whole_batch():
