@@ -3,6 +3,8 @@
 
     python benchmarks/latency.py                         # ViT-S, ViT-B and Swin-T sizes, one thread
     python benchmarks/latency.py --compile               # torch.compile too (minutes more)
+    python benchmarks/latency.py --profile               # where the time of a packed forward goes
+    python benchmarks/latency.py --memory                # what a loaded model takes
     python benchmarks/latency.py --table                 # print what was measured before
 
 Weights are random: only time and memory are read off here. Each repetition runs every contender once, in turn; the
@@ -11,21 +13,45 @@ numbers are medians.
 
 import argparse
 import copy
+import json
+import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from common import machine, read_results, write_result
-from transformers import PreTrainedModel, SwinConfig, SwinForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.hub import insert_packed_layers
+from optimum_mixq.hub import attach, insert_packed_layers
 from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
 
 
 FILE = "latency.jsonl"
+# Kinds of work by the names of torch's operators, first match first.
+WORK = {
+    "integer products of linear layers": ("qlinear", "_int_mm", "onednn"),
+    "products of attention": ("bmm", "matmul"),
+    "patch embedding": ("conv", "unfold", "im2col"),
+    "LayerNorm": ("layer_norm",),
+    "GELU": ("gelu",),
+    "exponentials and sums of softmax": ("exp2", "amax", "threshold", "sum", "ceil"),
+    "rounding and casts": ("addcmul", "floor", "clamp", "copy_", "_to_copy", "mul", "sub", "div"),
+    "residual sums": ("add",),
+}
 SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 SIZES: dict[str, Callable[[], PreTrainedModel]] = {
     "ViT-S/16": lambda: ViTForImageClassification(ViTConfig(**SMALL)),
@@ -36,7 +62,17 @@ SIZES: dict[str, Callable[[], PreTrainedModel]] = {
 
 def main() -> None:
     arguments = parse_arguments()
-    if not arguments.table:
+    if arguments.load:
+        print(json.dumps(load(arguments.load)))
+        return
+    if arguments.profile or arguments.memory:
+        torch.set_num_threads(1)
+        for size in arguments.models:
+            if arguments.profile:
+                profile(size)
+            if arguments.memory:
+                measure_memory(size)
+    elif not arguments.table:
         torch.set_num_threads(arguments.threads)
         for size in arguments.models:
             for batch in arguments.batches:
@@ -51,6 +87,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="where the time of a packed forward goes")
+    parser.add_argument("--memory", action="store_true", help="what a loaded model takes")
+    parser.add_argument("--load", help=argparse.SUPPRESS)  # one folder, in a process of its own
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
     return parser.parse_args()
 
@@ -102,11 +141,65 @@ def build_contenders(model: PreTrainedModel, compiled: bool) -> dict[str, tuple[
     return contenders
 
 
+def profile(size: str, batch: int = 8) -> None:
+    """Write the share of a packed W4A4 forward's time that each kind of work takes."""
+    torch.manual_seed(0)
+    model = random_packed(SIZES[size]().eval(), 4)
+    pixels = torch.randn(batch, 3, 224, 224)
+    with torch.inference_mode():
+        model(pixel_values=pixels)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+            model(pixel_values=pixels)
+    shares: dict[str, float] = dict.fromkeys([*WORK, "the rest"], 0.0)
+    for event in recorded.key_averages():
+        kind = next((kind for kind, words in WORK.items() if any(word in event.key for word in words)), "the rest")
+        shares[kind] += event.self_cpu_time_total
+    total = sum(shares.values())
+    row = {"model": size, "batch": batch, "shares": {kind: time / total for kind, time in shares.items()}}
+    write_result("latency_profile.jsonl", row | {"machine": machine()})
+    print(row, flush=True)
+
+
+def measure_memory(size: str) -> None:
+    """Write by how many megabytes a fresh process grows that loads a model, float or packed, and runs an image."""
+    torch.manual_seed(0)
+    model = SIZES[size]().eval()
+    grown = {}
+    for name, contender in (("float32", model), ("mixq W4A4", random_packed(model, 4))):
+        with tempfile.TemporaryDirectory() as folder:
+            contender.save_pretrained(folder)
+            command = [sys.executable, __file__, "--load", folder]
+            grown[name] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    write_result("latency_memory.jsonl", {"model": size, "megabytes": grown, "machine": machine()})
+    print(size, grown, flush=True)
+
+
+def load(folder: str) -> float:
+    torch.set_num_threads(1)
+    # What is imported at the first model is not the model's.
+    warm = ViTForImageClassification(ViTConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2)).eval()
+    with torch.inference_mode():
+        warm(pixel_values=torch.zeros(1, 3, 224, 224))
+        before = resident_megabytes()
+        model = AutoModelForImageClassification.from_pretrained(folder)
+        model(pixel_values=torch.zeros(1, 3, 224, 224))
+    return resident_megabytes() - before
+
+
+def resident_megabytes() -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
 def random_packed(model: PreTrainedModel, bits: int | dict[str, int]) -> PreTrainedModel:
     """Return a packed model with arbitrary codes: as fast as a calibrated one."""
     packed = copy.deepcopy(model)
     plan = BitPlan.uniform(model, bits) if isinstance(bits, int) else BitPlan(bits)
-    insert_packed_layers(packed, MixQConfig(plan=plan.bits))
+    config = MixQConfig(plan=plan.bits)
+    insert_packed_layers(packed, config)
+    attach(packed, plan, config)
     generator = torch.Generator().manual_seed(0)
     for name, buffer in packed.named_buffers():
         if buffer.dtype == torch.uint8:

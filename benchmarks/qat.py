@@ -64,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder that holds Fashion-MNIST")
     parser.add_argument("--models", nargs="+", default=list(DEMO_MODELS))
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=6_000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--table", action="store_true", help="only print what was measured before")

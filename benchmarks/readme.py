@@ -55,7 +55,12 @@ def accuracy_table() -> str:
         )
     images = sorted({row["images"] for row in rows})
     machines = sorted({row["machine"] for row in rows})
-    return "\n".join([*lines, "", f"Evaluation images: {images}. Measured on {'; '.join(machines)}."])
+    costs = [
+        f"{row['forwards']:.1f} forwards and {row['peak_gigabytes']:.2f} GB ({row['model']})"
+        for row in read_results("calibration.jsonl")
+    ]
+    told = f"Calibration at 224 pixels takes {', '.join(costs)}, by benchmarks/calibration.py."
+    return "\n".join([*lines, "", f"Evaluation images: {images}. Measured on {'; '.join(machines)}. {told}"])
 
 
 def ablation_table() -> str:
@@ -154,7 +159,25 @@ def latency_table() -> str:
         texts = ["" if row is None else f"{row['speedup']:.2f} x ({row['milliseconds']:.0f} ms)" for row in found]
         lines.append(f"| {contender} | " + " | ".join(texts) + " |")
     machines = sorted({row["machine"] for row in rows})
-    return "\n".join([*lines, "", f"Measured on {'; '.join(machines)}."])
+    lines += [
+        "",
+        f"Measured on {'; '.join(machines)}.",
+        "",
+        "Where the time of a packed W4A4 forward goes, eager, per cent:",
+        "",
+    ]
+    profiles = {row["model"]: row["shares"] for row in read_results("latency_profile.jsonl")}
+    kinds = list(next(iter(profiles.values()), {}))
+    lines += ["| | " + " | ".join(profiles) + " |", "|---|" + "---|" * len(profiles)]
+    for kind in kinds:
+        lines.append(f"| {kind} | " + " | ".join(f"{100 * shares[kind]:.0f}" for shares in profiles.values()) + " |")
+    memory = [
+        f"{row['model']} {row['megabytes']['float32']:.0f} MB float32, {row['megabytes']['mixq W4A4']:.0f} MB packed"
+        for row in read_results("latency_memory.jsonl")
+    ]
+    return "\n".join(
+        [*lines, "", f"By how much a process grows that loads a model and runs an image: {'; '.join(memory)}."]
+    )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def train_model(
     training: MixQTrainingConfig,
     evaluation: Sequence[Batch] = (),
     work: Path | None = None,
-    trackers: Sequence[str] = (),
+    trackers: Sequence[Any] = (),
     dataset: str | None = None,
 ) -> tuple[PreTrainedModel, list[EpochResult]]:
     """Return a packed copy of `model` with the bits of `plan`, trained on `images`, and how training went."""

@@ -163,7 +163,7 @@ class MixQQuantizer(OptimumQuantizer):
         split: str | None = None,
         evaluation: Any = None,
         evaluation_split: str | None = None,
-        trackers: Sequence[str] = (),
+        trackers: Sequence[Any] = (),
     ) -> PreTrainedModel:
         """Return the packed model after quantization-aware training on images of `dataset`, and save it if asked to.
 

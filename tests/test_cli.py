@@ -124,6 +124,9 @@ def test_a_report_is_written_beside_the_model(tmp_path):
     assert lines[0].startswith("float: 3.62 MB, top-1 9") and lines[1].startswith("uniform 3: 0.4")
     assert lines[2] == "The report is out/report.html" and (tmp_path / "out" / "report.html").exists()
     assert "## Accuracy" in (tmp_path / "out" / "README.md").read_text()
+    reported = json.loads((tmp_path / "out" / "report.json").read_text())["contenders"][-1]["evaluation"]["accuracy"]
+    told = run("evaluate", "--model", "out", "--dataset", images, "--samples", "100", cwd=tmp_path, check=True).stdout
+    assert f"top-1 {100 * reported:.2f} % on 100 images" in told
     again = run("quantize", "--model", "out", "--dataset", images, "--output", "twice", cwd=tmp_path)
     assert again.returncode == 1
     assert "optimum-cli mixq: Expected a float model, found one that is quantized already" in again.stderr

@@ -56,21 +56,29 @@ def test_every_width_reloads_to_the_same_logits(bits, tmp_path):
     assert torch.equal(logits(reload(tmp_path), pixels), logits(model, pixels))
 
 
-def test_a_fresh_process_gets_the_same_logits(tmp_path):
-    model = packed("swin", 3)
-    model.save_pretrained(tmp_path / "model")
-    pixels = random_pixels(model, 5, seed=7)
-    torch.save((pixels, logits(model, pixels)), tmp_path / "expected.pt")
-    script = f"""
-import torch, optimum_mixq
+FRESH = """
+import sys, torch, optimum_mixq
+from pathlib import Path
 from transformers import AutoModelForImageClassification
-model = AutoModelForImageClassification.from_pretrained({str(tmp_path / "model")!r})
-pixels, expected = torch.load({str(tmp_path / "expected.pt")!r})
-with torch.no_grad():
-    print(torch.equal(model(pixel_values=pixels).logits, expected))
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    pixels, expected = torch.load(folder / "expected.pt")
+    with torch.no_grad():
+        print(folder.name, torch.equal(model(pixel_values=pixels).logits, expected))
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "True"
+
+
+def test_a_fresh_process_gets_the_same_logits_of_every_family_and_width(tmp_path):
+    for name in ("vit", "deit", "deit_with_teacher", "swin", "padded_swin"):
+        for bits in range(2, 9):
+            model = packed(name, bits)
+            folder = tmp_path / f"{name}-{bits}"
+            model.save_pretrained(folder)
+            pixels = random_pixels(model, 5, seed=7)
+            torch.save((pixels, logits(model, pixels)), folder / "expected.pt")
+    run = subprocess.run([sys.executable, "-c", FRESH, str(tmp_path)], capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    assert len(lines) == 35 and all(line.endswith(" True") for line in lines), lines
 
 
 def test_without_the_package_loading_stops_instead_of_giving_random_weights(tmp_path):

@@ -218,3 +218,53 @@ def test_two_processes_with_the_same_seed_give_the_same_plan_byte_for_byte(tmp_p
         command = [sys.executable, "-c", PLAN, str(tmp_path / name)]
         subprocess.run(command, env=environment, check=True, capture_output=True)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_what_is_asked_of_from_pretrained_reaches_transformers(monkeypatch):
+    asked = {}
+
+    def record(kind, path, **options):
+        asked[kind] = (path, options)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", lambda *a, **o: record("model", *a, **o))
+    options = {
+        "revision": "v2", "token": "hf_x", "cache_dir": "/tmp/c", "local_files_only": True, "trust_remote_code": True,
+    }  # fmt: skip
+    with pytest.raises(OSError, match="no network here"):
+        MixQQuantizer.from_pretrained("me/vit", dtype=torch.float64, device_map="cpu", **options)
+    assert asked["model"] == ("me/vit", {**options, "dtype": torch.float64, "device_map": "cpu"})
+
+
+def test_a_quantized_model_is_not_quantized_again(vit):
+    packed = MixQQuantizer.from_pretrained(vit).quantize(SMALL, random_pixels(vit, 12), plan="uniform")
+    with pytest.raises(ValueError, match="Expected a float model, found one that is quantized already"):
+        MixQQuantizer.from_pretrained(packed)
+
+
+def test_a_model_reopens_with_what_was_measured(vit, tmp_path, processor):
+    pixels = random_pixels(vit, 12)
+    first = MixQQuantizer.from_pretrained(vit, processor)
+    first.quantize(SMALL, pixels, tmp_path / "out")
+    again = MixQQuantizer.reopen(tmp_path / "out", vit)
+    assert again.plan == first.plan and again.relevance == first.relevance and again.sensitivity == first.sensitivity
+    assert (
+        again.evaluate(pixels)["quantized"]
+        == MixQQuantizer.reopen(tmp_path / "out", vit).evaluate(pixels)["quantized"]
+    )
+    with pytest.raises(
+        ValueError, match=r"does not say which float model it was made from: name it \(--float-model\)"
+    ):
+        MixQQuantizer.reopen(tmp_path / "out")
+    vit.save_pretrained(tmp_path / "float")
+    with pytest.raises(
+        ValueError, match=r"Expected a model that optimum-mixq quantized in .*float, found a float one"
+    ):
+        MixQQuantizer.reopen(tmp_path / "float", vit)
+
+
+def test_an_evaluation_reads_as_a_dict(vit):
+    quantizer = MixQQuantizer.from_pretrained(vit)
+    quantizer.quantize(SMALL, random_pixels(vit, 12), plan="uniform")
+    result = quantizer.evaluate(random_pixels(vit, 6, seed=9))["quantized"]
+    assert dict(result) == {"images": 6, "accuracy": None, "agreement": result.agreement, "kl": result["kl"]}

@@ -66,7 +66,7 @@ def train(
     config: MixQTrainingConfig,
     evaluation: Sequence[Batch] = (),
     work: str | Path | None = None,
-    trackers: Sequence[str] = (),
+    trackers: Sequence[Any] = (),
 ) -> list[EpochResult]:
     """Train what `make_trainable` returned, in place, and leave the best epoch's weights in it, in eval mode.
 
@@ -86,7 +86,7 @@ class _Training:
         config: MixQTrainingConfig,
         evaluation: Sequence[Batch],
         work: str | Path | None,
-        trackers: Sequence[str],
+        trackers: Sequence[Any],
     ) -> None:
         self.plain, self.config, self.evaluation = model, config, evaluation
         self.work = None if work is None else Path(work)
@@ -339,7 +339,7 @@ def _loader(images: Images, config: MixQTrainingConfig) -> DataLoader:
     return DataLoader(rows, batch_size=part, sampler=sampler, drop_last=True, generator=generator)
 
 
-def _accelerator(config: MixQTrainingConfig, trackers: Sequence[str], work: Path | None) -> "Accelerator":
+def _accelerator(config: MixQTrainingConfig, trackers: Sequence[Any], work: Path | None) -> "Accelerator":
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration

@@ -5,9 +5,11 @@ import os
 import socket
 import subprocess
 import sys
+from typing import ClassVar
 
 import pytest
 import torch
+from accelerate.tracking import GeneralTracker
 from conftest import make_model, random_pixels
 
 from optimum_mixq import BitPlan, MixQConfig, demo_images_path, demo_model_path, open_images
@@ -233,3 +235,29 @@ def test_two_processes_train_as_one_does(tmp_path):
         torch.testing.assert_close(weights[name], tensor, rtol=5e-3, atol=5e-4)
     assert kl == pytest.approx([epoch.kl for epoch in history], rel=0.05)
     assert json.loads((tmp_path / "work" / "state" / "training.json").read_text())["step"] == 6
+
+
+class Notebook(GeneralTracker):
+    """A tracker that remembers."""
+
+    name, requires_logging_directory = "notebook", False
+    notes: ClassVar[list] = []
+
+    @property
+    def tracker(self):
+        return self.notes
+
+    def store_init_configuration(self, values):
+        self.notes.append(values)
+
+    def log(self, values, step, **_):
+        self.notes.append((step, values))
+
+
+def test_trackers_get_the_recipe_and_every_epoch():
+    model = make_model("vit")
+    images = open_images(random_pixels(model, 8), model, None)
+    history = train(trainable(model), model, images, QUICK, trackers=[Notebook()])
+    recipe, *epochs = Notebook.notes
+    assert recipe["batch_size"] == 4
+    assert [step for step, _ in epochs] == [2, 4] and epochs[1][1]["loss"] == history[1].loss
