@@ -33,9 +33,9 @@ from optimum_mixq.artifacts import LayerRelevance, SensitivityTable
 from optimum_mixq.data import Batch, Images, draw_rows
 from optimum_mixq.pipeline import choose_plan
 from optimum_mixq.stages.calibration import calibrate
-from optimum_mixq.stages.conversion import pack
+from optimum_mixq.stages.conversion import make_trainable, pack
 from optimum_mixq.stages.evaluation import measure_logits, score
-from optimum_mixq.stages.training import make_trainable, train
+from optimum_mixq.stages.training import train
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

@@ -20,7 +20,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, ge
 from optimum_mixq import BitPlan, MixQConfig, MixQTrainingConfig, open_images, pack_trained, prepare_for_training
 from optimum_mixq.losses import distill
 from optimum_mixq.metrics import load_accuracy
-from optimum_mixq.stages.training import TrainingImages, parameter_groups
+from optimum_mixq.stages.training import parameter_groups
+from optimum_mixq.training_data import TrainingImages
 
 
 def parse_arguments() -> argparse.Namespace:

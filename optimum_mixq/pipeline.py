@@ -19,12 +19,12 @@ from optimum_mixq.fingerprints import fingerprint_inputs
 from optimum_mixq.hub import attach
 from optimum_mixq.stages.allocation import Budget, allocate, combine_scores, sweep
 from optimum_mixq.stages.calibration import calibrate, calibrate_variants
-from optimum_mixq.stages.conversion import pack, pack_layer
+from optimum_mixq.stages.conversion import make_trainable, pack, pack_layer
 from optimum_mixq.stages.costs import measure_costs
 from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.relevance import measure_relevance
 from optimum_mixq.stages.sensitivity import mark_sensitivity, measure_sensitivity
-from optimum_mixq.stages.training import EpochResult, make_trainable, train
+from optimum_mixq.stages.training import EpochResult, train
 from optimum_mixq.training_config import MixQTrainingConfig
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Turns a calibrated, fake-quantized model into packed integers."""
+"""Turns a calibrated, fake-quantized model into one that can be trained, and into packed integers."""
 
 import copy
 
@@ -7,12 +7,24 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures import replace_module
-from optimum_mixq.quant.layers import GriddedLinear, QuantConv2d
-from optimum_mixq.quant.learned import LearnedAttention
+from optimum_mixq.quant.attention import AttentionQuantizer
+from optimum_mixq.quant.layers import GriddedLinear, QuantConv2d, QuantLinear
+from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
 from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
 
 
 _QUANTIZED = (GriddedLinear, QuantConv2d, LearnedAttention)
+
+
+def make_trainable(calibrated: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a calibrated model whose weights and grids can be trained."""
+    model = copy.deepcopy(calibrated)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantLinear):
+            replace_module(model, name, LearnedLinear.from_quant(module))
+        elif isinstance(module, AttentionQuantizer):
+            replace_module(model, name, LearnedAttention.from_quant(module))
+    return model.requires_grad_(True)
 
 
 def pack(model: PreTrainedModel) -> PreTrainedModel:

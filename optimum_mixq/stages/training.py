@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
-from optimum_mixq.architectures import describe, replace_module
+from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import write_json
 from optimum_mixq.data import Batch, Images
-from optimum_mixq.losses import classify, compare_features, distill, mix_images, move_image
+from optimum_mixq.losses import classify, compare_features, distill, mix_images
 from optimum_mixq.progress import progress_bar
-from optimum_mixq.quant.attention import AttentionQuantizer
-from optimum_mixq.quant.layers import QuantLinear
-from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
+from optimum_mixq.quant.learned import LearnedLinear
 from optimum_mixq.training_config import MixQTrainingConfig
+from optimum_mixq.training_data import build_loader, mix_seeds
 
 
 if TYPE_CHECKING:
@@ -46,17 +44,6 @@ class EpochResult:
     accuracy: float | None
     kl: float | None  # to the float model, on the evaluation images
     seconds: float
-
-
-def make_trainable(calibrated: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of a calibrated model whose weights and grids can be trained."""
-    model = copy.deepcopy(calibrated)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, QuantLinear):
-            replace_module(model, name, LearnedLinear.from_quant(module))
-        elif isinstance(module, AttentionQuantizer):
-            replace_module(model, name, LearnedAttention.from_quant(module))
-    return model.requires_grad_(True)
 
 
 def train(
@@ -91,7 +78,7 @@ class _Training:
         self.plain, self.config, self.evaluation = model, config, evaluation
         self.work = None if work is None else Path(work)
         self.accelerator = _accelerator(config, trackers, self.work)
-        loader = _loader(images, config)
+        loader = build_loader(images, config)
         self.steps_per_epoch = len(loader) // config.gradient_accumulation_steps
         self.total_steps = min(config.max_steps or math.inf, config.epochs * self.steps_per_epoch)
         if config.gradient_checkpointing:
@@ -177,7 +164,9 @@ class _Training:
         if config.distillation < 1 and not labelled:
             raise ValueError("Expected labelled images to train on with distillation below 1, found none.")
         targets = nn.functional.one_hot(labels.clamp(min=0), classes).float()
-        generator = torch.Generator().manual_seed(_mix(config.seed, self.step, part, self.accelerator.process_index))
+        generator = torch.Generator().manual_seed(
+            mix_seeds(config.seed, self.step, part, self.accelerator.process_index)
+        )
         pixels, targets = mix_images(pixels, targets, config.mixup, config.cutmix, generator)
         student_features: list[Tensor] = []
         teacher_features: list[Tensor] = []
@@ -291,54 +280,6 @@ def parameter_groups(model: nn.Module, config: MixQTrainingConfig) -> list[dict[
     ]
 
 
-class TrainingImages(Dataset):
-    """Images moved at random: row epoch * count + index is the index-th image as that epoch sees it."""
-
-    def __init__(self, images: Images, config: MixQTrainingConfig) -> None:
-        self.images, self.config = images, config
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        epoch, index = divmod(row, len(self.images))
-        batch = next(self.images.batches([index], 1))
-        generator = torch.Generator().manual_seed(_mix(self.config.seed, epoch, index))
-        pixels = move_image(batch.pixel_values[0], self.config.shift, self.config.flip, generator)
-        return pixels, -1 if batch.labels is None else int(batch.labels[0])
-
-
-class _EpochSampler(Sampler):
-    """Yields rows of `TrainingImages` in an order that seed and epoch alone decide, on every process the same."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
-        for index in torch.randperm(self.count, generator=generator).tolist():
-            yield self.epoch * self.count + index
-
-
-def _loader(images: Images, config: MixQTrainingConfig) -> DataLoader:
-    if len(images) < config.batch_size:
-        raise ValueError(
-            f"Expected at least batch_size={config.batch_size} training images, found {len(images)} in "
-            f"{images.description}. Add images, or set a smaller batch_size."
-        )
-    part = config.batch_size // config.gradient_accumulation_steps
-    # The loader's own generator: it draws nothing from torch's, which DropPath uses, so that a resumed epoch is equal.
-    generator = torch.Generator().manual_seed(config.seed)
-    rows, sampler = TrainingImages(images, config), _EpochSampler(len(images), config.seed)
-    return DataLoader(rows, batch_size=part, sampler=sampler, drop_last=True, generator=generator)
-
-
 def _accelerator(config: MixQTrainingConfig, trackers: Sequence[Any], work: Path | None) -> "Accelerator":
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState
@@ -376,11 +317,3 @@ def _block_outputs(model: PreTrainedModel, outputs: list[Tensor]) -> Iterator[No
 def _logits(model: nn.Module, pixels: Tensor) -> Tensor:
     outputs: Mapping[str, Tensor] = model(pixel_values=pixels)
     return outputs["logits"]
-
-
-def _mix(*numbers: int) -> int:
-    """Return one seed of several numbers."""
-    seed = 0
-    for number in numbers:
-        seed = (seed * 1_000_003 + number + 1) % (2**63 - 1)
-    return seed

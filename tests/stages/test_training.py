@@ -16,10 +16,11 @@ from optimum_mixq import BitPlan, MixQConfig, demo_images_path, demo_model_path,
 from optimum_mixq.data import Batch
 from optimum_mixq.quantizer import MixQQuantizer
 from optimum_mixq.stages.calibration import calibrate
-from optimum_mixq.stages.conversion import pack
+from optimum_mixq.stages.conversion import make_trainable, pack
 from optimum_mixq.stages.evaluation import measure_logits, score
-from optimum_mixq.stages.training import TrainingImages, make_trainable, parameter_groups, train
+from optimum_mixq.stages.training import parameter_groups, train
 from optimum_mixq.training_config import MixQTrainingConfig
+from optimum_mixq.training_data import TrainingImages
 
 
 QUICK = MixQTrainingConfig(epochs=2, batch_size=4, shift=0.2, learning_rate=5e-4, step_learning_rate=1e-3)
