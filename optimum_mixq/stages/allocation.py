@@ -87,6 +87,7 @@ def allocate(
         "kind": "allocated",
         "objective": objective,
         "bound": objective if proven else bound,
+        "gap": 0.0 if proven else None if bound is None else objective - bound,
         "proven_optimal": proven,
         "solver": f"{solver}, PuLP {pulp.__version__}",
         "budget": _stated(budget),
@@ -201,14 +202,16 @@ def _solve(
     interactions: Interactions,
     solver: str,
     time_limit: float | None,
-) -> tuple[dict[str, Bits], bool, float]:
-    """Return the plan, whether it is proven optimal, and a bound on the objective."""
+) -> tuple[dict[str, Bits], bool, float | None]:
+    """Return the plan, whether it is proven optimal, and a bound on the objective where the solver tells one."""
     import pulp
 
     problem, chosen, unit_of_score = _build(options, limits, tied, interactions)
     for _ in range(LARGEST_NUMBER_OF_CUTS):
         problem.solve(_solver(solver, time_limit))
         if problem.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
+            if time_limit is not None and problem.sol_status != pulp.LpSolutionInfeasible:
+                raise ValueError(f"Found no plan within {time_limit} seconds: allow more time, or fewer interactions.")
             raise ValueError(
                 "No plan fits all budgets together, though each alone could be kept: allow more of one of them, or "
                 "untie units."
@@ -217,8 +220,8 @@ def _solve(
         broken = [limit for limit in limits if limit.spent(plan) > limit.allowed]
         if not broken:
             proven = problem.sol_status == pulp.LpSolutionOptimal
-            least = math.fsum(min(row.values()) for row in options.values())
-            return plan, proven, least + _bound(problem) * unit_of_score
+            least, rise = math.fsum(min(row.values()) for row in options.values()), _bound(problem)
+            return plan, proven, None if rise is None else least + rise * unit_of_score
         for limit in broken:
             # Within the solver's tolerance, but not within the budget: neither is any plan that spends no less on
             # each unit.
@@ -334,7 +337,7 @@ def _solver(name: str, time_limit: float | None) -> Any:
     raise ValueError(f"Expected the solver to be 'highs' or 'cbc', found {name!r}.")
 
 
-def _bound(problem: "pulp.LpProblem") -> float:
-    """Return the solver's bound where it tells one (HiGHS), else minus infinity."""
+def _bound(problem: "pulp.LpProblem") -> float | None:
+    """Return the solver's bound on the program's objective: HiGHS tells one, CBC does not."""
     information = getattr(getattr(problem, "solverModel", None), "getInfo", None)
-    return float(information().mip_dual_bound) if information else -math.inf
+    return float(information().mip_dual_bound) if information else None

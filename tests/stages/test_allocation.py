@@ -1,6 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import itertools
 import math
+import random
 import time
 
 import pytest
@@ -82,6 +83,40 @@ def test_interactions_are_linearised_exactly(rows, values):
     }
     plan = allocate(scores, costs, Budget(4.0), interactions=pairs)
     assert plan.provenance["objective"] == pytest.approx(brute_force(scores, costs, Budget(4.0), pairs), abs=1e-6)
+
+
+def crowded(count):
+    """Return a program with so many interactions that no solver proves its optimum in a second or two."""
+    generator = random.Random(0)
+    costs = costs_of([generator.randint(100, 999) for _ in range(count)])
+    scores = scores_of(costs, [[generator.random() * 4.0**-bits for bits in (2, 3, 4, 6)] for _ in range(count)])
+    units = list(scores)
+    pairs = {
+        (left, (first, first), right, (second, second)): generator.uniform(-0.05, 0.05)
+        for number, left in enumerate(units) for right in units[number + 1 :]
+        for first in (2, 3, 4) for second in (2, 3, 4) if generator.random() < 0.5
+    }  # fmt: skip
+    return costs, scores, pairs
+
+
+@pytest.mark.parametrize("solver", ["highs", "cbc"])
+def test_a_solve_that_is_out_of_time_reports_its_gap(solver):
+    costs, scores, pairs = crowded(20)
+    plan = allocate(scores, costs, Budget(4.0), interactions=pairs, time_limit=1.0, solver=solver)
+    told = plan.provenance
+    assert not told["proven_optimal"] and told["achieved"]["average_bits"] <= 4
+    if solver == "highs":
+        assert told["gap"] == told["objective"] - told["bound"] > 0
+    else:  # CBC tells PuLP no bound
+        assert told["gap"] is None is told["bound"]
+
+
+def test_a_solve_that_finds_nothing_in_time_says_so():
+    costs, scores, pairs = crowded(40)
+    with pytest.raises(
+        ValueError, match=r"Found no plan within 0\.001 seconds: allow more time, or fewer interactions"
+    ):
+        allocate(scores, costs, Budget(4.0), interactions=pairs, time_limit=0.001)
 
 
 def simple(count=6):
