@@ -16,6 +16,10 @@ from optimum_mixq.quant.packing import int16_to_scale, scale_to_int16
 CPU_MULTIPLIES_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported()
 
 
+# Scores of images or windows that are attended to at once on a CPU: 4 MB, which stay in the cache.
+CACHED_SCORES = 2**20
+
+
 class AttentionQuantizer(nn.Module):
     """Attention whose operands are rounded to their grids; bits of None leave a matmul as it is.
 
@@ -78,8 +82,24 @@ class AttentionQuantizer(nn.Module):
         """
         if self.qk_bits is None or self.av_bits is None or query.requires_grad:
             return self._attend_with_gradient(query, key, value, mask, scaling, dropout)
-        # Of everything around the matmuls, passes over memory cost most: in place, and with integer operands, which
-        # bfloat16 holds exactly up to 256; the scales of query and key both go into the query.
+        # Of everything around the matmuls, passes over memory cost most: a few images or windows at a time, whose
+        # scores stay in the cache.
+        images = max(1, CACHED_SCORES // (query.shape[1] * query.shape[2] * key.shape[2]))
+        if query.device.type != "cpu" or torch.compiler.is_compiling() or len(query) <= images:
+            return self._attend(query, key, value, mask, scaling)
+        output = query.new_empty(len(query), query.shape[2], query.shape[1], value.shape[3])  # (B, T, heads, size)
+        for start in range(0, len(query), images):
+            part = slice(start, start + images)
+            own_mask = mask[part] if mask is not None and len(mask) == len(query) else mask
+            output[part] = self._attend(query[part], key[part], value[part], own_mask, scaling)
+        return output
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        """Return the output with integer operands, which bfloat16 holds exactly up to 256, in place where it can be.
+
+        The scales of query and key both go into the query.
+        """
+        assert self.qk_bits is not None and self.av_bits is not None
         dtype = matmul_dtype(query.device)
         scale = {name: grid.scale for name, grid in self._grids.items()}
         queries = self._integers("query", query, self.qk_bits).mul_(scale["query"] * scale["key"] * scaling)

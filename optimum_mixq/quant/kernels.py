@@ -16,6 +16,9 @@ from torch import Tensor
 
 Backend = Literal["onednn", "int_mm", "float"]
 
+# Float32 numbers that fit a core's second-level cache, with room for what they are made from.
+CACHED_NUMBERS = 2**17
+
 _handles = itertools.count()
 # torch.compile cannot trace oneDNN's opaque weights (torch 2.13), so graphs name a kernel by number.
 _kernels: "weakref.WeakValueDictionary[int, IntegerLinear]" = weakref.WeakValueDictionary()
@@ -49,18 +52,20 @@ class IntegerLinear:
         self.handle = next(_handles)
         _kernels[self.handle] = self
 
-    def __call__(self, codes: Tensor) -> Tensor:
-        """Return float32 (..., O) from uint8 codes (..., C)."""
+    def __call__(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return (..., O) in `dtype` from uint8 codes (..., C)."""
         if torch.compiler.is_compiling():
-            return torch.ops.mixq.integer_linear(codes, self.handle, self.out_features)
-        return self.multiply(codes)
+            return torch.ops.mixq.integer_linear(codes, self.handle, self.out_features, dtype)
+        return self.multiply(codes, dtype)
 
-    def multiply(self, codes: Tensor) -> Tensor:
-        if self.backend == "onednn":
+    def multiply(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.backend == "onednn" and dtype in (torch.float32, torch.bfloat16):
             return torch.ops.onednn.qlinear_pointwise(
-                codes, 1.0, 0, self.operand, self.scale, self.zero_points, self.bias, 1.0, 0, torch.float32,
-                "none", [], "",
+                codes, 1.0, 0, self.operand, self.scale, self.zero_points, self.bias, 1.0, 0, dtype, "none", [], "",
             )  # fmt: skip
+        return (self.multiply(codes, torch.float32) if self.backend == "onednn" else self._products(codes)).to(dtype)
+
+    def _products(self, codes: Tensor) -> Tensor:
         if self.backend == "float":
             return F.linear(codes.float(), self.operand) * self.scale + self.bias
         rows = (codes.flatten(0, -2).to(torch.int16) - 128).to(torch.int8)
@@ -68,6 +73,33 @@ class IntegerLinear:
         padding = max(17 - len(rows), 0) if rows.is_cuda else 0
         products = torch._int_mm(F.pad(rows, (0, 0, 0, padding)), self.operand)[: len(rows)]
         return (products * self.scale + self.bias).view(*codes.shape[:-1], self.out_features)
+
+
+def quantize_columns(values: Tensor, multiplier: Tensor, offset: Tensor, bits: int) -> Tensor:
+    """Return uint8 codes clamp(floor(values (..., C) * multiplier (C,) + offset (C,)), 0, 2^bits - 1).
+
+    On a CPU, piece by piece: what lies between values and codes then stays in the cache.
+    """
+    largest = 2**bits - 1
+    rows = max(1, CACHED_NUMBERS // values.shape[-1])
+    if values.device.type != "cpu" or torch.compiler.is_compiling() or values[..., 0].numel() <= rows:
+        return _to_bytes(torch.addcmul(offset, values.float(), multiplier).clamp_(0, largest), bits)
+    flat = values.reshape(-1, values.shape[-1])
+    codes = torch.empty(flat.shape, dtype=torch.uint8)
+    buffer = torch.empty(rows, flat.shape[1])
+    for start in range(0, len(flat), rows):
+        piece = flat[start : start + rows]
+        shifted = torch.addcmul(offset, piece.float(), multiplier, out=buffer[: len(piece)]).clamp_(0, largest)
+        codes[start : start + rows] = _to_bytes(shifted, bits)
+    return codes.view(values.shape)
+
+
+def _to_bytes(codes: Tensor, bits: int) -> Tensor:
+    """Return floor(codes) as uint8: conversion truncates, which is the floor of what is not negative.
+
+    From float straight to uint8 it is not vectorised (torch 2.13, x86).
+    """
+    return codes.to(torch.int8).view(torch.uint8) if bits < 8 else codes.to(torch.int32).to(torch.uint8)
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -84,13 +116,13 @@ def gram(rows: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("mixq::integer_linear", mutates_args=())
-def _integer_linear(codes: Tensor, handle: int, out_features: int) -> Tensor:
-    return _kernels[handle].multiply(codes)
+def _integer_linear(codes: Tensor, handle: int, out_features: int, dtype: torch.dtype) -> Tensor:
+    return _kernels[handle].multiply(codes, dtype)
 
 
 @_integer_linear.register_fake
-def _(codes: Tensor, handle: int, out_features: int) -> Tensor:
-    return codes.new_empty((*codes.shape[:-1], out_features), dtype=torch.float32)
+def _(codes: Tensor, handle: int, out_features: int, dtype: torch.dtype) -> Tensor:
+    return codes.new_empty((*codes.shape[:-1], out_features), dtype=dtype)
 
 
 def _has_x86_int8() -> bool:

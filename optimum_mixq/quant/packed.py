@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
-from optimum_mixq.quant.kernels import IntegerLinear
+from optimum_mixq.quant.kernels import IntegerLinear, quantize_columns
 from optimum_mixq.quant.layers import (
     Arithmetic,
     GriddedLinear,
@@ -123,19 +123,13 @@ class PackedLinear(nn.Module):
 
     def quantize_input(self, input: Tensor) -> Tensor:
         """Return the input's codes, uint8: the same arithmetic as `grids.quantize`, in fewer passes over memory."""
-        shifted = torch.addcmul(self._offset, input.to(torch.float32), self._multiplier)
-        codes = shifted.clamp_(0, 2**self.input_bits - 1)
-        # Conversion to integers truncates, which is the floor of what is not negative. From float straight to uint8 it
-        # is not vectorised (torch 2.13, x86).
-        if self.input_bits < 8:
-            return codes.to(torch.int8).view(torch.uint8)
-        return codes.to(torch.int32).to(torch.uint8)
+        return quantize_columns(input, self._multiplier, self._offset, self.input_bits)
 
     def forward(self, input: Tensor) -> Tensor:
         if self._kernel is None:
             self.prepare()
         assert self._kernel is not None
-        return self._kernel(self.quantize_input(input)).to(input.dtype)
+        return self._kernel(self.quantize_input(input), input.dtype)
 
     def __getstate__(self) -> dict:
         # oneDNN's opaque weight can be neither pickled nor copied; it is built again from the buffers.
