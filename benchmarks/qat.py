@@ -45,7 +45,7 @@ from train_demo_models import PIXEL_MEAN, PIXEL_STD, load_split
 FILE = "qat.jsonl"
 # With candidates of 2 to 4 bits an average of exactly 2 leaves nothing to choose.
 SETTINGS = {"uniform 2": 2, "mixed 2.3": 2.3, "uniform 3": 3, "mixed 3": 3}
-LEARNING_RATES = {2: 1e-3, 2.3: 1e-3, 3: 3e-4}
+LEARNING_RATES = {2: 1e-3, 2.3: 1e-3, 3: 3e-4}  # unless another one is given
 CHOSEN_ON = slice(8000, 9000)
 
 
@@ -68,6 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--images", type=int, default=6_000)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
     return parser.parse_args()
 
@@ -111,9 +112,8 @@ def measure(
     calibrated = calibrate(model, plan, calibration, config)
     reference, _ = measure_logits(model, test)
     trainable = make_trainable(calibrated)
-    recipe = MixQTrainingConfig(
-        epochs=arguments.epochs, learning_rate=LEARNING_RATES[SETTINGS[setting]], batch_size=32, flip=False, shift=0.0
-    )
+    rate = arguments.learning_rate or LEARNING_RATES[SETTINGS[setting]]
+    recipe = MixQTrainingConfig(epochs=arguments.epochs, learning_rate=rate, batch_size=32, flip=False, shift=0.0)
     started = time.perf_counter()
     train(trainable, model, images, recipe, held)
     minutes = (time.perf_counter() - started) / 60
@@ -121,6 +121,7 @@ def measure(
     after = score(measure_logits(pack(trainable), test)[0], test_labels, reference)
     row = {
         "kind": "accuracy", "model": name, "setting": setting, "images": arguments.images, "epochs": arguments.epochs,
+        "learning_rate": rate,
         "float": 100 * score(reference, test_labels).accuracy, "ptq": 100 * before.accuracy, "ptq_kl": before.kl,
         "qat": 100 * after.accuracy, "qat_kl": after.kl, "minutes": minutes, "tested": len(test_labels),
         "bits": {unit: list(bits) for unit, bits in plan.bits.items()}, "machine": machine(),

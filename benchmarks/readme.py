@@ -113,20 +113,17 @@ def relevance_table() -> str:
 def qat_table() -> str:
     rows = read_results("qat.jsonl")
     lines = [
-        "| model | bits | float top-1 % | after calibration | after training | minutes |",
-        "|---|---|---|---|---|---|",
+        "| model | bits | images x epochs | learning rate | float top-1 % | calibrated | trained | minutes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     found = [row for row in rows if row["kind"] == "accuracy"]
     for row in found:
         lines.append(
-            f"| {row['model']} | {row['setting']} | {row['float']:.2f} | {row['ptq']:.2f} | {row['qat']:.2f} "
-            f"| {row['minutes']:.1f} |"
+            f"| {row['model']} | {row['setting']} | {row['images']} x {row['epochs']} | {row['learning_rate']:g} "
+            f"| {row['float']:.2f} | {row['ptq']:.2f} | {row['qat']:.2f} | {row['minutes']:.1f} |"
         )
     steps = ", ".join(f"{row['ratio']:.2f} ({row['model']})" for row in rows if row["kind"] == "step")
-    settings = sorted({(row["images"], row["epochs"], row["tested"]) for row in found})
-    told = "; ".join(
-        f"{images} training images, {epochs} epochs, {tested} tested" for images, epochs, tested in settings
-    )
+    told = f"Test images: {sorted({row['tested'] for row in found})}"
     return "\n".join([*lines, "", f"{told}. A training step costs {steps} times a float step."])
 
 

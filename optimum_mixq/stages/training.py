@@ -58,8 +58,9 @@ def train(
     """Train what `make_trainable` returned, in place, and leave the best epoch's weights in it, in eval mode.
 
     The best epoch has the highest accuracy on `evaluation`, or the least KL to the teacher where there are no labels;
-    without evaluation images it is the last. With the folder `work` the state is saved as training goes on, and a run
-    that was stopped continues where it was. Under `accelerate launch` a batch is spread over the processes.
+    the start counts too. Without evaluation images it is the last. With the folder `work` the state is saved as
+    training goes on, and a run that was stopped continues where it was. Under `accelerate launch` a batch is spread
+    over the processes.
     """
     return _Training(model, teacher, images, config, evaluation, work, trackers).run()
 
@@ -104,6 +105,8 @@ class _Training:
         self._resume()
         bar = progress_bar(int(self.total_steps), "Training", "step", shown=self.accelerator.is_main_process)
         bar.update(self.step)
+        if self.step == 0:
+            self._keep_best(*self._evaluate())  # training may not make it better
         while self.step < self.total_steps:
             self._run_epoch(self.step // self.steps_per_epoch, bar)
         bar.close()
@@ -144,7 +147,7 @@ class _Training:
         result = EpochResult(epoch, loss_mean, accuracy, kl, time.perf_counter() - started)
         self.history.append(result)
         self.accelerator.log({k: v for k, v in asdict(result).items() if v is not None}, step=self.step)
-        self._keep_best(result)
+        self._keep_best(accuracy, kl)
         self._save_state()
 
     def _finish_step(self, bar: Any, loss: Tensor) -> None:
@@ -217,10 +220,10 @@ class _Training:
         images, labelled, correct, kl = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
         return (correct / labelled if labelled == images else None), kl / images
 
-    def _keep_best(self, result: EpochResult) -> None:
-        if result.kl is None:
+    def _keep_best(self, accuracy: float | None, kl: float | None) -> None:
+        if kl is None:
             return
-        merit = result.accuracy if result.accuracy is not None else -result.kl
+        merit = accuracy if accuracy is not None else -kl
         if self.best is None or merit > self.best[0]:
             model = self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
             self.best = merit, {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -262,3 +262,13 @@ def test_trackers_get_the_recipe_and_every_epoch():
     recipe, *epochs = Notebook.notes
     assert recipe["batch_size"] == 4
     assert [step for step, _ in epochs] == [2, 4] and epochs[1][1]["loss"] == history[1].loss
+
+
+def test_training_that_makes_it_worse_keeps_the_start():
+    model = make_model("vit")
+    evaluation = [Batch(random_pixels(model, 8, seed=7), None, ())]
+    learner = trainable(model, 4)
+    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    images = open_images(random_pixels(model, 12), model, None)
+    train(learner, model, images, dataclasses.replace(QUICK, learning_rate=0.5), evaluation)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state_dict().items())
