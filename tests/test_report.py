@@ -115,7 +115,6 @@ def test_the_card_beside_the_model_tells_what_the_report_measured(made):
 def test_a_reopened_model_gives_the_same_report(made):
     quantizer, folder, report = made
     pixels = random_pixels(quantizer.model, 40)
-    AutoModelForImageClassification.from_pretrained(folder)
     reopened = MixQQuantizer(quantizer.model, None)
     reopened.quantized = AutoModelForImageClassification.from_pretrained(folder)
     reopened.plan = BitPlan.load(folder / "mixq_plan.json")
