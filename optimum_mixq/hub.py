@@ -23,6 +23,7 @@ from transformers.quantizers.base import HfQuantizer
 from optimum_mixq.architectures import attention_shape, describe, replace_module
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
+from optimum_mixq.fusion import fuse_activations, separate_activations
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid
 from optimum_mixq.quant.layers import QuantConv2d
@@ -74,6 +75,7 @@ class MixQHfQuantizer(HfQuantizer):
         if self.quantization_config.trainable:
             model.register_load_state_dict_pre_hook(rename_checkpoint)
             return model
+        fuse_activations(model)
         for name, module in model.named_modules():
             if isinstance(module, (PackedLinear, PackedConv2d)):
                 _check_buffers(name, module)
@@ -117,6 +119,8 @@ def attach(
     done = dataclasses.replace(config, plan=bits, record=record, trainable=trainable)
     if trainable:
         model.register_load_state_dict_pre_hook(rename_checkpoint)
+    else:
+        fuse_activations(model)
     model.hf_quantizer = MixQHfQuantizer(done, pre_quantized=True)
     model.config.quantization_config = done
     model.config._is_quantized = True
@@ -226,6 +230,7 @@ def _insert_attention(
 @torch.no_grad()
 def unpack(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Replace, in place, packed layers by float ones with the dequantized weights; inputs are rounded no more."""
+    separate_activations(model)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, (PackedLinear, PackedConv2d)):
             replace_module(model, name, layer.to_float())

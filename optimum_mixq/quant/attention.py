@@ -16,8 +16,8 @@ from optimum_mixq.quant.packing import int16_to_scale, scale_to_int16
 CPU_MULTIPLIES_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported()
 
 
-# Scores of images or windows that are attended to at once on a CPU: 4 MB, which stay in the cache.
-CACHED_SCORES = 2**20
+# Scores of images or windows that are attended to at once on a CPU: 2 MB, which stay in the cache.
+CACHED_SCORES = 2**19
 
 
 class AttentionQuantizer(nn.Module):
@@ -68,6 +68,9 @@ class AttentionQuantizer(nn.Module):
         for name in ("query", "key", "value"):
             scale = int16_to_scale(getattr(self, f"mixq_{name}_scale")).unsqueeze(1)  # (heads, 1, head size)
             self._grids[name] = UniformGrid(scale, getattr(self, f"mixq_{name}_zero_point").float().unsqueeze(1), 8)
+        self._multipliers = {name: 1 / grid.scale for name, grid in self._grids.items()}
+        self._offsets = {name: grid.zero_point + 0.5 for name, grid in self._grids.items()}
+        self._score_scale = self._grids["query"].scale * self._grids["key"].scale
 
     def grid(self, name: str, bits: int) -> UniformGrid:
         """Return the grid of an operand, to broadcast against (B, heads, T, head size)."""
@@ -97,21 +100,21 @@ class AttentionQuantizer(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
         """Return the output with integer operands, which bfloat16 holds exactly up to 256, in place where it can be.
 
-        The scales of query and key both go into the query.
+        The scales of query and key, and the steps of the logarithmic grid, all go into the query. Between the matmuls
+        numbers are float32: a CPU's passes over bfloat16 take two to eight times as long (torch 2.13).
         """
         assert self.qk_bits is not None and self.av_bits is not None
-        dtype = matmul_dtype(query.device)
-        scale = {name: grid.scale for name, grid in self._grids.items()}
-        queries = self._integers("query", query, self.qk_bits).mul_(scale["query"] * scale["key"] * scaling)
-        keys = self._integers("key", key, self.qk_bits).to(dtype)
-        scores = torch.matmul(queries.to(dtype), keys.transpose(-1, -2))  # (B, heads, T, T)
+        dtype, steps_per_score = matmul_dtype(query.device), log_steps(self.av_bits) / math.log(2)
+        queries = self._integers("query", query, self.qk_bits).mul_(self._score_scale * (scaling * steps_per_score))
+        keys = _contiguous(self._integers("key", key, self.qk_bits), dtype)
+        scores = torch.matmul(_contiguous(queries, dtype), keys.transpose(-1, -2)).float()  # (B, heads, T, T)
         if mask is not None:
-            scores.add_(mask)
-        powers = log_grid_powers_(scores, self.av_bits)
-        total = powers.sum(-1, keepdim=True, dtype=torch.float32)  # (B, heads, T, 1)
-        values = self._integers("value", value, self.av_bits).to(dtype)
-        output = torch.matmul(powers, values).float().mul_(scale["value"]).div_(total)
-        return output.transpose(1, 2).contiguous().to(query.dtype)
+            scores.add_(mask, alpha=steps_per_score)
+        powers = _powers_of_steps_(scores, self.av_bits)
+        total = powers.sum(-1, keepdim=True)  # (B, heads, T, 1)
+        values = _contiguous(self._integers("value", value, self.av_bits), dtype)
+        output = torch.matmul(powers.to(dtype), values).float().mul_(self._grids["value"].scale).div_(total)
+        return _contiguous(output.transpose(1, 2), query.dtype)
 
     def _attend_with_gradient(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float
@@ -143,9 +146,8 @@ class AttentionQuantizer(nn.Module):
 
     def _integers(self, name: str, operand: Tensor, bits: int) -> Tensor:
         """Return code - zero_point of an operand, as float32."""
-        grid = self.grid(name, bits)
-        rounded = torch.addcmul(grid.zero_point + 0.5, operand.float(), 1 / grid.scale).floor_()
-        return rounded.clamp_(0, grid.largest_code).sub_(grid.zero_point)
+        rounded = torch.addcmul(self._offsets[name], operand.float(), self._multipliers[name]).floor_()
+        return rounded.clamp_(0, 2**bits - 1).sub_(self._grids[name].zero_point)
 
 
 def matmul_dtype(device: torch.device) -> torch.dtype:
@@ -171,7 +173,8 @@ def log_grid_powers(scores: Tensor, bits: int) -> Tensor:
     # Unlike the paper: the grid is applied before the division by the row's sum, not after it. So the largest weight
     # of each row is exact, no scale has to be calibrated, and the rows still sum to one.
     """
-    powers = log_grid_powers_(scores.detach().clone(), bits)
+    exact = scores.detach().to(torch.promote_types(scores.dtype, torch.float32), copy=True)
+    powers = log_grid_powers_(exact, bits).to(scores.dtype)
     if not scores.requires_grad:
         return powers
     smooth = torch.exp(scores - scores.detach().amax(-1, keepdim=True))
@@ -183,9 +186,18 @@ def log_grid_powers_(scores: Tensor, bits: int) -> Tensor:
 
     log2 exp(d) = d / ln 2, so the code of an element is round(steps (maximum - score) / ln 2): no logarithm is taken.
     """
+    return _powers_of_steps_(scores.mul_(log_steps(bits) / math.log(2)), bits)
+
+
+def _powers_of_steps_(scores: Tensor, bits: int) -> Tensor:
+    """Turn scores (..., T), counted in steps of the logarithmic grid, in place into powers on it."""
     steps = log_steps(bits)
-    scores.sub_(scores.amax(-1, keepdim=True))
     # minus the code: -floor(x + 1/2) = ceil(-x - 1/2)
-    exponents = scores.mul_(steps / math.log(2)).sub_(0.5).ceil_()
+    exponents = scores.sub_(scores.amax(-1, keepdim=True).add_(0.5)).ceil_()
     # The last code is zero: cut halfway between it and the last but one.
     return torch.threshold_(exponents.mul_(1 / steps).exp2_(), 2 ** (-(2**bits - 1.5) / steps), 0.0)
+
+
+def _contiguous(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return values in `dtype` and in the order of their shape, in one pass."""
+    return values.to(dtype, memory_format=torch.contiguous_format)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
-from optimum_mixq.quant.kernels import IntegerLinear, quantize_columns
+from optimum_mixq.quant.kernels import Activation, IntegerLinear, quantize_columns
 from optimum_mixq.quant.layers import (
     Arithmetic,
     GriddedLinear,
@@ -59,6 +59,7 @@ class PackedLinear(nn.Module):
         self.register_buffer("mixq_input_zero_point", torch.zeros(in_features, dtype=torch.int16, device=device))
         bias = torch.zeros(out_features, device=device) if has_bias else None
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.activation: Activation = "none"
         self._kernel: IntegerLinear | None = None
 
     @classmethod
@@ -117,9 +118,15 @@ class PackedLinear(nn.Module):
         """Build the integer kernel from the buffers. Loading calls it; after a move the next forward does."""
         operand, scale = self._operand()
         bias = integer_bias(operand, scale, self.mixq_input_zero_point, self.bias)
-        self._kernel = IntegerLinear(operand.to(torch.int8), scale[:, 0], bias)
+        self._kernel = IntegerLinear(operand.to(torch.int8), scale[:, 0], bias, activation=self.activation)
         grid = self.input_grid
         self._multiplier, self._offset = 1 / grid.scale, grid.zero_point + 0.5
+
+    def fuse(self, activation: Activation) -> None:
+        """Apply an activation to the output, or with "none" no more."""
+        self.activation = activation
+        if self._kernel is not None:
+            self._kernel.activation = activation
 
     def quantize_input(self, input: Tensor) -> Tensor:
         """Return the input's codes, uint8: the same arithmetic as `grids.quantize`, in fewer passes over memory."""
@@ -147,7 +154,7 @@ class PackedLinear(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, W{self.weight_bits}"
-            f"A{self.input_bits}, {self.arithmetic}"
+            f"A{self.input_bits}, {self.arithmetic}" + (f", {self.activation}" if self.activation != "none" else "")
         )
 
 

@@ -97,6 +97,17 @@ def test_every_backend_sums_integers_exactly(backend, shape):
     assert torch.allclose(output.double(), expected, rtol=1e-6, atol=1e-2)
 
 
+@pytest.mark.parametrize("backend", ["int_mm", "float", None])
+def test_every_backend_computes_the_exact_gelu_of_its_outputs(backend):
+    codes = torch.randint(0, 256, (50, 40), dtype=torch.uint8)
+    operand = torch.randint(-127, 128, (24, 40), dtype=torch.int8)
+    scale, bias = torch.full((24,), 3e-5), torch.linspace(-4, 4, 24)
+    values = (codes.double() @ operand.double().T) * scale.double() + bias.double()
+    expected = 0.5 * values * (1 + torch.erf(values / 2**0.5))
+    output = IntegerLinear(operand, scale, bias, backend, "gelu")(codes)
+    assert torch.allclose(output.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_give_half_precision_outputs(dtype):
     layer, rows = quant_linear()

@@ -1,0 +1,45 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Work that a packed model's layers take over from the modules after them."""
+
+from collections.abc import Iterator
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN, GELUActivation
+
+from optimum_mixq.architectures import describe, replace_module
+from optimum_mixq.quant.packed import PackedLinear
+
+
+def fuse_activations(model: PreTrainedModel) -> None:
+    """Let packed layers before a GELU compute it, in place: on x86 oneDNN does while the sums are in registers.
+
+    Other activations than the exact GELU stay modules of their own.
+    """
+    for layer, name in _layers_before_activations(model):
+        if _is_exact_gelu(model.get_submodule(name)):
+            layer.fuse("gelu")
+            replace_module(model, name, nn.Identity())
+
+
+def separate_activations(model: PreTrainedModel) -> None:
+    """Undo `fuse_activations`, in place."""
+    for layer, name in _layers_before_activations(model):
+        if layer.activation != "none":
+            replace_module(model, name, ACT2FN[layer.activation])
+            layer.fuse("none")
+
+
+def _layers_before_activations(model: PreTrainedModel) -> Iterator[tuple[PackedLinear, str]]:
+    for block in describe(model).blocks:
+        names = [name for unit in block.units if unit.kind == "fc1" for name in unit.modules]
+        for name, activation in zip(names, block.activations, strict=True):
+            layer = model.get_submodule(name)
+            if isinstance(layer, PackedLinear):
+                yield layer, activation
+
+
+def _is_exact_gelu(activation: nn.Module) -> bool:
+    return isinstance(activation, GELUActivation) or (
+        isinstance(activation, nn.GELU) and activation.approximate == "none"
+    )
