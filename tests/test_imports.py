@@ -19,6 +19,7 @@ RANKS = {
     "demo": 0,
     "replay": 0,
     "progress": 0,
+    "memory": 0,
     "metrics": 0,
     "losses": 0,
     "training_config": 0,

@@ -118,17 +118,21 @@ def _to_bytes(codes: Tensor, bits: int) -> Tensor:
     return codes.to(torch.int8).view(torch.uint8) if bits < 8 else codes.to(torch.int32).to(torch.uint8)
 
 
-def gram(rows: Tensor) -> Tensor:
-    """Return rows^T rows (C, C) of rows (N, C); uint8 codes multiply as integers where the CPU does that fast."""
+def add_gram_(total: Tensor, rows: Tensor) -> None:
+    """Add rows^T rows (C, C) of rows (N, C) to `total`, in place: C may be thousands.
+
+    uint8 codes, whose total is float64, multiply as integers where the CPU does that fast.
+    """
     if rows.dtype != torch.uint8:
-        return rows.T @ rows
-    if choose_backend(rows.device) != "onednn":
-        return gram(rows.float()).double()
-    signed = (rows.to(torch.int16) - 128).to(torch.int8).T.contiguous()  # (C, N)
-    products = torch._int_mm(signed, signed.T).double()
-    # q^T q = (q - 128)^T (q - 128) + 128 (sums + sums^T) + 128^2 N, for sums of q - 128; in place, C may be thousands
-    sums = 128 * signed.sum(1, dtype=torch.int64).double()
-    return products.add_(sums[:, None]).add_(sums[None, :]).add_(128**2 * len(rows))
+        total.addmm_(rows.T, rows)
+    elif choose_backend(rows.device) != "onednn":
+        total.add_(rows.T.float() @ rows.float())
+    else:
+        signed = (rows.to(torch.int16) - 128).to(torch.int8).T.contiguous()  # (C, N)
+        total.add_(torch._int_mm(signed, signed.T))
+        # q^T q = (q - 128)^T (q - 128) + 128 (sums + sums^T) + 128^2 N, for sums of q - 128
+        sums = 128 * signed.sum(1, dtype=torch.int64).double()
+        total.add_(sums[:, None]).add_(sums[None, :]).add_(128**2 * len(rows))
 
 
 def _multiply(codes: Tensor, handle: int, out_features: int, dtype: torch.dtype) -> Tensor:

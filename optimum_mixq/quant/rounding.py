@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optimum_mixq.quant.grids import UniformGrid
-from optimum_mixq.quant.kernels import gram
+from optimum_mixq.quant.kernels import add_gram_
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,23 @@ class MomentAccumulator:
 
     def __init__(self) -> None:
         self._rows = 0
-        self._sums: list[Tensor] = []
+        self._sums: tuple[Tensor, ...] = ()
 
     def observe(self, inputs: Tensor, targets: Tensor) -> None:
         x, y = inputs.detach().flatten(0, -2), targets.detach().flatten(0, -2)  # (N, C), (N, O)
-        sums = [x.sum(0, dtype=torch.float64), gram(x), y.sum(0, dtype=torch.float64), x.T.to(y.dtype) @ y]
-        self._dtype = y.dtype
+        if not self._sums:
+            self._dtype, squares = y.dtype, torch.float64 if x.dtype == torch.uint8 else x.dtype
+            shapes = (x.shape[1:], (x.shape[1], x.shape[1]), y.shape[1:], (x.shape[1], y.shape[1]))
+            dtypes = (torch.float64, squares, torch.float64, y.dtype)
+            self._sums = tuple(
+                torch.zeros(shape, dtype=dtype, device=x.device) for shape, dtype in zip(shapes, dtypes, strict=True)
+            )
+        inputs_sum, gram, targets_sum, cross = self._sums
+        inputs_sum.add_(x.sum(0, dtype=torch.float64))
+        add_gram_(gram, x)
+        targets_sum.add_(y.sum(0, dtype=torch.float64))
+        cross.addmm_(x.T.to(y.dtype), y)
         self._rows += len(x)
-        self._sums = sums if not self._sums else [old.add_(new) for old, new in zip(self._sums, sums, strict=True)]
 
     def result(self) -> InputMoments:
         """Return the moments of all that was observed; the accumulator is spent."""
@@ -72,7 +81,7 @@ def correct_weight(
     if bias is None:
         matrix, cross = moments.second_moment, cross + moments.mean[:, None] * moments.target_mean[None, :]
     rest = cross - matrix @ weight.T  # (C, O)
-    change = torch.cholesky_solve(rest, torch.linalg.cholesky(_damped(matrix, ridge))).T
+    change = torch.cholesky_solve(rest, torch.linalg.cholesky(_damp_(matrix.clone(), ridge))).T
     corrected = weight + change
     return corrected, None if bias is None else moments.target_mean - corrected @ moments.mean
 
@@ -86,8 +95,11 @@ def round_compensated(
     Cholesky factor of the inverse of the inputs' second moment (C, C) (GPTQ, section 3.3).
     """
     order = second_moment.diagonal().argsort(descending=True)
-    system = _damped(second_moment[order][:, order], damping)
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(system)), upper=True)
+    # One matrix at a time: of an fc2's thousands of columns each takes tens of megabytes.
+    system = _damp_(second_moment[order[:, None], order], damping)
+    system = torch.linalg.cholesky(system)
+    system = torch.cholesky_inverse(system)
+    upper = torch.linalg.cholesky(system, upper=True)
     del system
     # Everything in units of codes; (C, O): a column of the weight is one contiguous row here.
     remaining = (weight / grid.scale + grid.zero_point)[:, order].T.contiguous()
@@ -107,9 +119,8 @@ def round_compensated(
     return (result - grid.zero_point) * grid.scale
 
 
-def _damped(matrix: Tensor, share: float) -> Tensor:
-    """Return the matrix with `share` of its mean diagonal added to the diagonal, so that it can be factored."""
+def _damp_(matrix: Tensor, share: float) -> Tensor:
+    """Add `share` of the matrix's mean diagonal to its diagonal, in place, so that it can be factored."""
     mean = matrix.diagonal().mean().clamp(min=torch.finfo(matrix.dtype).tiny)
-    damped = matrix.clone()
-    damped.diagonal().add_(share * mean)
-    return damped
+    matrix.diagonal().add_(share * mean)
+    return matrix

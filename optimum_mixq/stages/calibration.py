@@ -26,6 +26,7 @@ from optimum_mixq.architectures import (
 )
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
+from optimum_mixq.memory import return_freed_memory
 from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite, round_to_codes
@@ -95,6 +96,7 @@ def calibrate_variants(
             step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config, candidates)
             float_hidden, hidden = step.run(float_hidden, hidden)
             variants |= step.variants
+            return_freed_memory()
             bar.update()
     _calibrate_heads(quantized, architecture, calls, pixel_batches[0][:1], hidden, config)
     return quantized, variants
@@ -126,8 +128,7 @@ class _BlockCalibration:
         with replayed_outputs(self.quantized) as replay:
             for unit in self.block.units:
                 if unit.modules:
-                    targets = [float_outputs.pop(name) for name in unit.modules]
-                    layers, inputs = self._calibrate_linear(unit, targets, hidden)
+                    layers, inputs = self._calibrate_linear(unit, float_outputs, hidden)
                     for name, layer in zip(unit.modules, layers, strict=True):
                         kernel = layer.kernel()
                         codes = [round_to_codes(batch, layer.input_grid).to(torch.uint8) for batch in inputs]
@@ -139,13 +140,10 @@ class _BlockCalibration:
             return outputs, [run_block(self.quantized, self.block, states, self.call) for states in hidden]
 
     def _calibrate_linear(
-        self, unit: Unit, outputs: list[list[Tensor]], hidden: Sequence[Tensor]
+        self, unit: Unit, float_outputs: dict[str, list[Tensor]], hidden: Sequence[Tensor]
     ) -> tuple[list[QuantLinear], list[Tensor]]:
-        """Calibrate a unit and return its layers and their inputs; `outputs` are the float model's."""
-        layers = [self.quantized.get_submodule(name) for name in unit.modules]
-        if unit.kind == "qkv" and self.config.balance:
-            outputs = [*_balance(layers[0], layers[1], *outputs[:2]), *outputs[2:]]
-        targets = [torch.cat(batch, -1) for batch in zip(*outputs, strict=True)]
+        """Calibrate a unit and return its layers and their inputs; what the float model put out is used up."""
+        targets = self._targets(unit, float_outputs)
         norm = next((norm for norm in self.block.norms if norm.readers == unit.modules), None)
         if self.config.arithmetic == "column":
             norm = None
@@ -169,6 +167,14 @@ class _BlockCalibration:
             self.variants[unit.name][bits] = {name: self.quantized.get_submodule(name) for name in touched}
         del self.variants[unit.name][self.plan.bits[unit.name]]
         return rounded, seen
+
+    def _targets(self, unit: Unit, float_outputs: dict[str, list[Tensor]]) -> list[Tensor]:
+        """Take what the float model's layers put out, side by side, and balance query and key."""
+        outputs = [float_outputs.pop(name) for name in unit.modules]
+        if unit.kind == "qkv" and self.config.balance:
+            query, key = (self.quantized.get_submodule(name) for name in unit.modules[:2])
+            outputs[:2] = _balance(query, key, *outputs[:2])
+        return outputs[0] if len(outputs) == 1 else [torch.cat(batch, -1) for batch in zip(*outputs, strict=True)]
 
     def _inputs(self, module: str, hidden: Sequence[Tensor]) -> list[Tensor]:
         return [arguments[0] for arguments in inputs_of(self.quantized, self.block, module, hidden, self.call)]

@@ -6,7 +6,6 @@ import copy
 from torch import nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures import replace_module
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.layers import GriddedLinear, QuantConv2d, QuantLinear
 from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
@@ -18,24 +17,22 @@ _QUANTIZED = (GriddedLinear, QuantConv2d, LearnedAttention)
 
 def make_trainable(calibrated: PreTrainedModel) -> PreTrainedModel:
     """Return a copy of a calibrated model whose weights and grids can be trained."""
-    model = copy.deepcopy(calibrated)
-    for name, module in list(model.named_modules()):
+    learned: dict[int, nn.Module] = {}
+    for module in calibrated.modules():
         if isinstance(module, QuantLinear):
-            replace_module(model, name, LearnedLinear.from_quant(module))
+            learned[id(module)] = LearnedLinear.from_quant(module).train(module.training)
         elif isinstance(module, AttentionQuantizer):
-            replace_module(model, name, LearnedAttention.from_quant(module))
-    return model.requires_grad_(True)
+            learned[id(module)] = LearnedAttention.from_quant(module).train(module.training)
+    return copy.deepcopy(calibrated, learned).requires_grad_(True)
 
 
 def pack(model: PreTrainedModel) -> PreTrainedModel:
     """Return a copy of a calibrated model with packed layers, which computes the same from integers."""
-    packed = copy.deepcopy(model).eval()
-    layers = [name for name, module in packed.named_modules() if isinstance(module, _QUANTIZED)]
+    # As deepcopy's memo the packed layers take the place of copies, so no float weight is copied.
+    layers = {id(module): pack_layer(module) for module in model.modules() if isinstance(module, _QUANTIZED)}
     if not layers:
         raise ValueError("Expected a calibrated model, found no quantized layer in it. Call calibrate(...) first.")
-    for name in layers:
-        replace_module(packed, name, pack_layer(packed.get_submodule(name)))
-    return packed.requires_grad_(False)
+    return copy.deepcopy(model, layers).eval().requires_grad_(False)
 
 
 def pack_layer(layer: nn.Module) -> nn.Module:
