@@ -69,6 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=6_000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--step-learning-rate", type=float, default=MixQTrainingConfig().step_learning_rate)
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
     return parser.parse_args()
 
@@ -113,7 +114,10 @@ def measure(
     reference, _ = measure_logits(model, test)
     trainable = make_trainable(calibrated)
     rate = arguments.learning_rate or LEARNING_RATES[SETTINGS[setting]]
-    recipe = MixQTrainingConfig(epochs=arguments.epochs, learning_rate=rate, batch_size=32, flip=False, shift=0.0)
+    recipe = MixQTrainingConfig(
+        epochs=arguments.epochs, learning_rate=rate, step_learning_rate=arguments.step_learning_rate, batch_size=32,
+        flip=False, shift=0.0,
+    )  # fmt: skip
     started = time.perf_counter()
     train(trainable, model, images, recipe, held)
     minutes = (time.perf_counter() - started) / 60
@@ -121,7 +125,7 @@ def measure(
     after = score(measure_logits(pack(trainable), test)[0], test_labels, reference)
     row = {
         "kind": "accuracy", "model": name, "setting": setting, "images": arguments.images, "epochs": arguments.epochs,
-        "learning_rate": rate,
+        "learning_rate": rate, "step_learning_rate": arguments.step_learning_rate,
         "float": 100 * score(reference, test_labels).accuracy, "ptq": 100 * before.accuracy, "ptq_kl": before.kl,
         "qat": 100 * after.accuracy, "qat_kl": after.kl, "minutes": minutes, "tested": len(test_labels),
         "bits": {unit: list(bits) for unit, bits in plan.bits.items()}, "machine": machine(),

@@ -147,7 +147,9 @@ def latency_table() -> str:
     settings = list(dict.fromkeys((row["model"], row["batch"], row["threads"]) for row in rows))
     contenders = list(dict.fromkeys(row["contender"] for row in rows))
     lines = [
-        "| contender | " + " | ".join(f"{model}, batch {batch}" for model, batch, _ in settings) + " |",
+        "| contender | "
+        + " | ".join(f"{model}, batch {batch}, {count_threads(threads)}" for model, batch, threads in settings)
+        + " |",
         "|---|" + "---|" * len(settings),
     ]
     cells = {(r["contender"], r["model"], r["batch"], r["threads"]): r for r in rows}
@@ -175,6 +177,10 @@ def latency_table() -> str:
     return "\n".join(
         [*lines, "", f"By how much a process grows that loads a model and runs an image: {'; '.join(memory)}."]
     )
+
+
+def count_threads(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from optimum_mixq.architectures import attention_shape, describe, replace_module
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.fusion import fuse_activations, separate_activations
+from optimum_mixq.memory import return_freed_memory
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid
 from optimum_mixq.quant.layers import QuantConv2d
@@ -81,6 +82,7 @@ class MixQHfQuantizer(HfQuantizer):
                 _check_buffers(name, module)
             if isinstance(module, (PackedLinear, PackedConv2d, AttentionQuantizer)):
                 module.prepare()
+        return_freed_memory()  # of weights unpacked on the way into kernels, up to several times the model
         return model.requires_grad_(False)
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
