@@ -3,12 +3,14 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN, GELUActivation
 
 from optimum_mixq.architectures import describe, replace_module
-from optimum_mixq.quant.packed import PackedLinear
+from optimum_mixq.quant.grids import UniformGrid
+from optimum_mixq.quant.packed import JointProduct, PackedLinear
 
 
 def fuse_activations(model: PreTrainedModel) -> None:
@@ -28,6 +30,39 @@ def separate_activations(model: PreTrainedModel) -> None:
         if layer.activation != "none":
             replace_module(model, name, ACT2FN[layer.activation])
             layer.fuse("none")
+
+
+def join_products(model: PreTrainedModel) -> None:
+    """Let packed layers that read the same input on the same grid compute one product together, in place."""
+    for layers in _readers_of_one_input(model):
+        first = layers[0].input_grid
+        if all(_are_equal(layer.input_grid, first) for layer in layers):
+            joint = JointProduct(layers)
+            for layer in layers:
+                layer.join(joint)
+            joint.prepare()
+
+
+def separate_products(model: PreTrainedModel) -> None:
+    """Undo `join_products`, in place."""
+    for layers in _readers_of_one_input(model):
+        for layer in layers:
+            layer.join(None)
+
+
+def _readers_of_one_input(model: PreTrainedModel) -> Iterator[list[PackedLinear]]:
+    for unit in describe(model).units:
+        layers = [model.get_submodule(name) for name in unit.modules]
+        if len(layers) > 1 and all(isinstance(layer, PackedLinear) for layer in layers):
+            yield layers
+
+
+def _are_equal(grid: UniformGrid, other: UniformGrid) -> bool:
+    return (
+        grid.bits == other.bits
+        and torch.equal(grid.scale, other.scale)
+        and torch.equal(grid.zero_point, other.zero_point)
+    )
 
 
 def _layers_before_activations(model: PreTrainedModel) -> Iterator[tuple[PackedLinear, str]]:

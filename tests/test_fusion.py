@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Activations that packed layers compute themselves."""
+"""Activations that packed layers compute themselves, and products that they compute together."""
 
 import copy
 
@@ -13,7 +13,7 @@ from transformers.activations import GELUActivation
 from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.fusion import fuse_activations, separate_activations
+from optimum_mixq.fusion import fuse_activations, join_products, separate_activations, separate_products
 from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.stages.calibration import calibrate
 from optimum_mixq.stages.conversion import pack
@@ -78,3 +78,67 @@ def test_a_model_that_was_dequantized_has_its_activations(vit, tmp_path):
 def test_fusing_leaves_the_float_model_alone(vit):
     quantized(vit)
     assert all(isinstance(module, GELUActivation) for module in activations(vit))
+
+
+def joint_layers(model):
+    unit = next(unit for unit in describe(model).units if unit.kind == "qkv")
+    return [model.get_submodule(name) for name in unit.modules]
+
+
+@pytest.mark.parametrize("name", ["vit", "padded_swin"])
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+def test_a_joint_product_gives_each_layer_its_own_output_to_the_bit(name, arithmetic):
+    model = make_model(name)
+    config = MixQConfig(bits=4, arithmetic=arithmetic)
+    apart = pack(calibrate(model, BitPlan.uniform(model, 4), [random_pixels(model, 8)], config))
+    joined = copy.deepcopy(apart)
+    join_products(joined)
+    layers, alone = joint_layers(joined), joint_layers(apart)
+    rows, others = torch.randn(2, 7, layers[0].in_features), torch.randn(2, 7, layers[0].in_features)
+    for order in ((0, 1, 2), (2, 1, 0), (1,)):
+        for place in order:
+            assert torch.equal(layers[place](rows), alone[place](rows))
+    assert torch.equal(layers[0](rows), alone[0](rows)) and torch.equal(layers[1](others), alone[1](others))
+    pixels = random_pixels(model, 5, seed=7)
+    assert torch.equal(logits(joined, pixels), logits(apart, pixels))
+
+
+def test_a_joint_product_keeps_nothing_after_the_last_layer(vit):
+    model = quantized(vit)
+    logits(model, random_pixels(vit, 2))
+    joint = joint_layers(model)[0]._joint
+    assert joint is not None and joint._kept is None
+
+
+def test_what_changed_in_place_is_multiplied_anew(vit):
+    layers = joint_layers(quantized(vit))
+    rows = torch.randn(3, layers[0].in_features)
+    before = [layer(rows) for layer in layers]
+    rows.neg_()
+    assert not any(torch.equal(layer(rows), old) for layer, old in zip(layers, before, strict=True))
+
+
+def test_copies_pickles_and_moved_models_multiply_jointly(vit, tmp_path):
+    model = quantized(vit)
+    pixels = random_pixels(vit, 3, seed=7)
+    expected = logits(model, pixels)
+    torch.save(model, tmp_path / "model.pt")
+    for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        joint = joint_layers(other)[0]._joint
+        assert joint is not None and all(a is b for a, b in zip(joint.layers, joint_layers(other), strict=True))
+        assert torch.equal(logits(other, pixels), expected)
+    assert torch.equal(logits(copy.deepcopy(model).to(torch.float64).to(torch.float32), pixels), expected)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    state["vit.layers.0.attention.k_proj.weight"].zero_()
+    model.load_state_dict(state)
+    assert not torch.equal(logits(model, pixels), expected)
+
+
+def test_layers_on_different_grids_multiply_alone(vit):
+    model = quantized(vit)
+    separate_products(model)
+    layers = joint_layers(model)
+    assert all(layer._joint is None for layer in layers)
+    layers[1].mixq_input_zero_point.add_(1)
+    join_products(model)
+    assert all(layer._joint is None for layer in layers)

@@ -61,6 +61,7 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.activation: Activation = "none"
         self._kernel: IntegerLinear | None = None
+        self._joint: JointProduct | None = None
 
     @classmethod
     @torch.no_grad()
@@ -116,11 +117,26 @@ class PackedLinear(nn.Module):
     @torch.no_grad()
     def prepare(self) -> None:
         """Build the integer kernel from the buffers. Loading calls it; after a move the next forward does."""
+        if self._joint is not None:
+            if self is self._joint.layers[0]:
+                self._joint.prepare()
+            return
+        self._kernel = IntegerLinear(*self.integers(), activation=self.activation)
+        self._multiplier, self._offset = self.rounding()
+
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what codes are multiplied with, int8 (O, C), the outputs' scale (O,) and bias (O,)."""
         operand, scale = self._operand()
-        bias = integer_bias(operand, scale, self.mixq_input_zero_point, self.bias)
-        self._kernel = IntegerLinear(operand.to(torch.int8), scale[:, 0], bias, activation=self.activation)
+        return operand.to(torch.int8), scale[:, 0], integer_bias(operand, scale, self.mixq_input_zero_point, self.bias)
+
+    def rounding(self) -> tuple[Tensor, Tensor]:
+        """Return by what an input is multiplied, and what is added, before its floor is its code; both (C,)."""
         grid = self.input_grid
-        self._multiplier, self._offset = 1 / grid.scale, grid.zero_point + 0.5
+        return 1 / grid.scale, grid.zero_point + 0.5
+
+    def join(self, joint: "JointProduct | None") -> None:
+        """Take part in a joint product with other layers, or with None no more."""
+        self._joint, self._kernel = joint, None
 
     def fuse(self, activation: Activation) -> None:
         """Apply an activation to the output, or with "none" no more."""
@@ -133,6 +149,8 @@ class PackedLinear(nn.Module):
         return quantize_columns(input, self._multiplier, self._offset, self.input_bits)
 
     def forward(self, input: Tensor) -> Tensor:
+        if self._joint is not None:
+            return self._joint.output_of(self, input)
         if self._kernel is None:
             self.prepare()
         assert self._kernel is not None
@@ -144,18 +162,65 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        self._kernel = None
+        self._forget()
         return self
 
     def _load_from_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         super()._load_from_state_dict(*args, **kwargs)
+        self._forget()
+
+    def _forget(self) -> None:
         self._kernel = None
+        if self._joint is not None:
+            self._joint.reset()
 
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, W{self.weight_bits}"
             f"A{self.input_bits}, {self.arithmetic}" + (f", {self.activation}" if self.activation != "none" else "")
         )
+
+
+class JointProduct:
+    """One product for packed layers that read the same tensor, one after another, on the same grid.
+
+    The first layer's call computes the outputs of all. They are kept until the last layer has taken its own; a layer
+    that is given another tensor than the first was computes by itself.
+    """
+
+    def __init__(self, layers: Sequence[PackedLinear]) -> None:
+        self.layers = tuple(layers)
+        self._kernel: IntegerLinear | None = None
+        self._kept: tuple[Tensor, tuple[Tensor, ...]] | None = None
+
+    def output_of(self, layer: PackedLinear, input: Tensor) -> Tensor:
+        """Return the output (..., O) of one of the layers."""
+        place = next(number for number, own in enumerate(self.layers) if own is layer)
+        kept = self._kept
+        if place == 0 or kept is None or kept[0] is not input:
+            kept = (input, self._outputs(input))
+        self._kept = kept if place < len(self.layers) - 1 else None
+        return kept[1][place]
+
+    def reset(self) -> None:
+        """Forget what was built from the layers' buffers."""
+        self._kernel = self._kept = None
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        operands, scales, biases = zip(*(layer.integers() for layer in self.layers), strict=True)
+        self._kernel = IntegerLinear(torch.cat(operands), torch.cat(scales), torch.cat(biases))
+        self._multiplier, self._offset = self.layers[0].rounding()
+
+    def _outputs(self, input: Tensor) -> tuple[Tensor, ...]:
+        if self._kernel is None:
+            self.prepare()
+        assert self._kernel is not None
+        codes = quantize_columns(input, self._multiplier, self._offset, self.layers[0].input_bits)
+        return self._kernel(codes, input.dtype).split([layer.out_features for layer in self.layers], -1)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_kernel": None, "_kept": None}
 
 
 class PackedConv2d(nn.Module):
