@@ -83,15 +83,21 @@ def mixed_table() -> str:
         "uniform": "uniform", "default": "mixed (default)", "alpha 1": "relevance x sensitivity",
         "alpha 0": "sensitivity alone", "relevance alone": "relevance alone",
     }  # fmt: skip
-    lines = ["| model | bits | plan | top-1 % | KL to float | better random plans |", "|---|---|---|---|---|---|"]
+    uniform = {(row["model"], row["target"], row["seed"]): row["kl"] for row in named if row["plan"] == "uniform"}
+    lines = [
+        "| model | bits | plan | top-1 % | KL to float | uniform's KL, times, by seed | better random plans |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for key in dict.fromkeys((row["model"], row["target"], row["plan"]) for row in named if row["plan"] in names):
         group = [row for row in named if (row["model"], row["target"], row["plan"]) == key]
         rivals = [r["kl"] for r in rows if r["plan"].startswith("random") and (r["model"], r["target"]) == key[:2]]
         first = next(row["kl"] for row in group if row["seed"] == 0)
+        ratios = ", ".join(f"{row['kl'] / uniform[(*key[:2], row['seed'])]:.2f}" for row in group)
         better = f"{sum(kl < first for kl in rivals)} of {len(rivals)}" if rivals else ""
         lines.append(
             f"| {key[0]} | {key[1]} | {names[key[2]]} | {spread([row['top1'] for row in group])} "
-            f"| {spread([row['kl'] for row in group], 4)} | {better} |"
+            f"| {spread([row['kl'] for row in group], 4)} "
+            f"| {ratios} | {better} |"
         )
     images = sorted({row["images"] for row in rows})
     costs = [f"{row['share_of_naive']:.2f} ({row['model']})" for row in read_results("sensitivity_cost.jsonl")]
@@ -113,14 +119,15 @@ def relevance_table() -> str:
 def qat_table() -> str:
     rows = read_results("qat.jsonl")
     lines = [
-        "| model | bits | images x epochs | learning rate | float top-1 % | calibrated | trained | minutes |",
+        "| model | bits | images x epochs | learning rate (grids) | float top-1 % | calibrated | trained | minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
     found = [row for row in rows if row["kind"] == "accuracy"]
     for row in found:
         lines.append(
-            f"| {row['model']} | {row['setting']} | {row['images']} x {row['epochs']} | {row['learning_rate']:g} "
-            f"| {row['float']:.2f} | {row['ptq']:.2f} | {row['qat']:.2f} | {row['minutes']:.1f} |"
+            f"| {row['model']} | {row['setting']} | {row['images']} x {row['epochs']} "
+            f"| {row['learning_rate']:g} ({row['step_learning_rate']:g}) | {row['float']:.2f} | {row['ptq']:.2f} "
+            f"| {row['qat']:.2f} | {row['minutes']:.1f} |"
         )
     steps = ", ".join(f"{row['ratio']:.2f} ({row['model']})" for row in rows if row["kind"] == "step")
     told = f"Test images: {sorted({row['tested'] for row in found})}"
