@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Work that a packed model's layers take over from the modules after them."""
+"""What a packed model's layers compute together: the GELU after a layer, and products of the same input."""
 
 from collections.abc import Iterator
 

@@ -247,8 +247,10 @@ def unpack(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 def _check_buffers(name: str, layer: PackedLinear | PackedConv2d) -> None:
     """Raise a ValueError if a loaded layer cannot be what was saved."""
-    for key, tensor in layer.state_dict().items():
-        if tensor.is_meta or (tensor.is_floating_point() and not torch.isfinite(tensor).all()):
+    for key, tensor in layer.state_dict(keep_vars=True).items():
+        # transformers marks what it loaded (5.23); what was missing holds whatever lay in memory.
+        loaded = getattr(tensor, "_is_hf_initialized", False)
+        if not loaded or (tensor.is_floating_point() and not torch.isfinite(tensor).all()):
             raise ValueError(f"{name}.{key} is missing or corrupt in the checkpoint: fetch the file again.")
     for key in ("mixq_weight_scale", "mixq_input_scale"):
         scale = int16_to_scale(getattr(layer, key))

@@ -116,6 +116,12 @@ def test_what_changed_in_place_is_multiplied_anew(vit):
     before = [layer(rows) for layer in layers]
     rows.neg_()
     assert not any(torch.equal(layer(rows), old) for layer, old in zip(layers, before, strict=True))
+    for place in (1, 2):  # a layer alone, too, also when the first one's outputs were kept
+        for first in (layers[place], layers[0]):
+            first(rows)
+            before = layers[place](rows)
+            rows.neg_()
+            assert not torch.equal(layers[place](rows), before)
 
 
 def test_copies_pickles_and_moved_models_multiply_jointly(vit, tmp_path):

@@ -184,23 +184,26 @@ class PackedLinear(nn.Module):
 class JointProduct:
     """One product for packed layers that read the same tensor, one after another, on the same grid.
 
-    The first layer's call computes the outputs of all. They are kept until the last layer has taken its own; a layer
-    that is given another tensor than the first was computes by itself.
+    The first layer's call computes the outputs of all, and each of the others takes its own once. A layer that is
+    called again, or given another tensor than the first was, computes anew.
     """
 
     def __init__(self, layers: Sequence[PackedLinear]) -> None:
         self.layers = tuple(layers)
         self._kernel: IntegerLinear | None = None
-        self._kept: tuple[Tensor, tuple[Tensor, ...]] | None = None
+        self._kept: tuple[Tensor, dict[int, Tensor]] | None = None  # the input, and outputs by place, not yet taken
 
     def output_of(self, layer: PackedLinear, input: Tensor) -> Tensor:
         """Return the output (..., O) of one of the layers."""
         place = next(number for number, own in enumerate(self.layers) if own is layer)
-        kept = self._kept
-        if place == 0 or kept is None or kept[0] is not input:
-            kept = (input, self._outputs(input))
-        self._kept = kept if place < len(self.layers) - 1 else None
-        return kept[1][place]
+        if place == 0:
+            self._kept = (input, dict(enumerate(self._outputs(input))))
+        kept, output = self._kept, None
+        if kept is not None and kept[0] is input:
+            output = kept[1].pop(place, None)
+            if not kept[1]:
+                self._kept = None
+        return self._outputs(input)[place] if output is None else output
 
     def reset(self) -> None:
         """Forget what was built from the layers' buffers."""
