@@ -29,7 +29,7 @@ from optimum_mixq.pipeline import budget_of, compare_plans, propose_plans, quant
 from optimum_mixq.stages.calibration import calibrate_variants
 from optimum_mixq.stages.conversion import pack, pack_layer
 from optimum_mixq.stages.costs import measure_costs
-from optimum_mixq.stages.evaluation import measure_logits, score
+from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 from optimum_mixq.stages.relevance import measure_relevance
 from optimum_mixq.stages.sensitivity import measure_sensitivity
 
@@ -78,9 +78,13 @@ def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: arg
     sensitivity = sense(subject.model, calibration, batches, config)
     seconds = time.perf_counter() - started
     for target in arguments.targets:
+        results: dict[tuple[tuple[int, int], ...], Evaluation] = {}  # the default is one of those it was chosen from
         for kind, plan in plans(subject, relevance, sensitivity, target, seed, arguments.random, calibration, batches):
-            packed = quantize_model(subject.model, plan, calibration, config)
-            result = score(logits_of(packed, subject.evaluation), subject.labels, reference)
+            bits = tuple(plan.bits.values())
+            if bits not in results:
+                packed = quantize_model(subject.model, plan, calibration, config)
+                results[bits] = score(logits_of(packed, subject.evaluation), subject.labels, reference)
+            result = results[bits]
             row = {
                 "model": subject.name, "target": target, "plan": kind, "seed": seed, "decide": arguments.decide,
                 "top1": 100 * result.accuracy, "kl": result.kl, "images": result.images,

@@ -37,6 +37,7 @@ ABLATION = {
     "all of it": {},
     "min-max instead of searched inputs": {"input_search": False},
     "min-max instead of searched weights": {"weight_search": False},
+    "every channel its own step": {"level": False},
     "no balance of query and key": {"balance": False},
     "no correction of weights": {"correction": False},
     "rounding to nearest": {"compensation": False},
@@ -53,7 +54,8 @@ def main() -> None:
         for name in arguments.models:
             subject = load_subject(name, arguments.bench)
             reference = logits_of(subject.model, subject.evaluation)
-            for variant, options in (ABLATION if arguments.ablation else {"default": {}}).items():
+            variants = {name: ABLATION[name] for name in arguments.variants} if arguments.ablation else {"default": {}}
+            for variant, options in variants.items():
                 for arithmetic in arguments.arithmetic:
                     for bits in arguments.bits:
                         for seed in arguments.seeds:
@@ -70,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--arithmetic", nargs="+", default=["column", "folded"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--variants", nargs="+", default=[*ABLATION], choices=[*ABLATION], help="of the ablation")
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
     return parser.parse_args()
 

@@ -47,6 +47,7 @@ class MixQConfig(QuantizationConfigMixin):
         batch_size: images per forward.
         seed: draws the images.
         input_search: search each activation channel's range for the least error; False takes minimum and maximum.
+        level: at more than 4 bits, give quiet input channels larger steps, for the integers that multiply them.
         weight_search: likewise for the weight's rows.
         correction: move each weight, in closed form, to mend what its quantized input does to its output.
         ridge: how strongly that is held back, relative to the inputs' mean variance.
@@ -79,6 +80,7 @@ class MixQConfig(QuantizationConfigMixin):
     batch_size: int = 32
     seed: int = 0
     input_search: bool = True
+    level: bool = True
     weight_search: bool = True
     correction: bool = True
     ridge: float = 1.0

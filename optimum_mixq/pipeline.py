@@ -304,6 +304,6 @@ def _uniform_bops(costs: UnitCosts, weight_bits: float, input_bits: float) -> in
 
 
 _SETTINGS_OF_SENSITIVITY = {
-    "arithmetic", "calibration_samples", "seed", "input_search", "weight_search", "correction", "ridge",
-    "compensation", "clip", "balance",
+    "arithmetic", "calibration_samples", "seed", "input_search", "level", "weight_search", "correction",
+    "ridge", "compensation", "clip", "balance",
 }  # fmt: skip

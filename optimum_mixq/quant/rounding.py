@@ -91,31 +91,28 @@ def round_compensated(
 ) -> Tensor:
     """Return `weight` (O, C) rounded to `grid` (O, 1), column after column, largest input first.
 
-    The error of column i, divided by U_ii, is taken from every later column j in proportion U_ij, U being the upper
-    Cholesky factor of the inverse of the inputs' second moment (C, C) (GPTQ, section 3.3).
+    With M = L L^T the inputs' second moment (C, C), the columns in ascending order of their inputs, an error e = w - r
+    costs |L^T e|^2, and of that a column adds L_ii e_i + sum_{j > i} L_ji e_j: the value rounded in its place is
+
+        w_i + sum_{j > i} L_ji e_j / L_ii.
+
+    That is the rounding of GPTQ (arXiv 2210.17323, section 3.3), without the inverse of M that it is written with.
     """
-    order = second_moment.diagonal().argsort(descending=True)
-    # One matrix at a time: of an fc2's thousands of columns each takes tens of megabytes.
-    system = _damp_(second_moment[order[:, None], order], damping)
-    system = torch.linalg.cholesky(system)
-    system = torch.cholesky_inverse(system)
-    upper = torch.linalg.cholesky(system, upper=True)
-    del system
+    order = second_moment.diagonal().argsort()
+    factor = torch.linalg.cholesky(_damp_(second_moment[order[:, None], order], damping))  # L
     # Everything in units of codes; (C, O): a column of the weight is one contiguous row here.
-    remaining = (weight / grid.scale + grid.zero_point)[:, order].T.contiguous()
-    columns = len(remaining)
-    divisors = upper.diagonal().tolist()
-    for start in range(0, columns, block):
-        end = min(start + block, columns)
-        errors = torch.empty_like(remaining[start:end])
-        for column in range(start, end):
-            rounded = remaining[column].add(0.5).floor_().clamp_(0, grid.largest_code)
-            error = torch.sub(remaining[column], rounded, out=errors[column - start]).div_(divisors[column])
-            remaining[column] = rounded
-            remaining[column + 1 : end].addr_(upper[column, column + 1 : end], error, alpha=-1)
-        remaining[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
+    exact = (weight / grid.scale + grid.zero_point)[:, order].T.contiguous()
+    rounded, carried = torch.empty_like(exact), torch.zeros_like(exact)  # carried: sum_{j > i} L_ji e_j
+    reciprocals = factor.diagonal().reciprocal().tolist()
+    for end in range(len(exact), 0, -block):
+        start = max(0, end - block)
+        for column in range(end - 1, start - 1, -1):
+            value = torch.add(exact[column], carried[column], alpha=reciprocals[column], out=rounded[column])
+            error = exact[column].sub_(value.add_(0.5).floor_().clamp_(0, grid.largest_code))
+            carried[start:column].addr_(factor[column, start:column], error)
+        carried[:start].addmm_(factor[start:end, :start].T, exact[start:end])  # by now `exact` holds errors
     result = torch.empty_like(weight)
-    result[:, order] = remaining.T
+    result[:, order] = rounded.T
     return (result - grid.zero_point) * grid.scale
 
 

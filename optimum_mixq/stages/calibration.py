@@ -7,6 +7,7 @@ turns it into integers.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,14 @@ from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite, round_to_codes
 from optimum_mixq.quant.layers import QuantConv2d, QuantLinear, layer_arithmetic
-from optimum_mixq.quant.observers import Observation, RowObserver, minmax_grid, searched_grid, searched_weight_grid
+from optimum_mixq.quant.observers import (
+    Observation,
+    RowObserver,
+    leveled_grid,
+    minmax_grid,
+    searched_grid,
+    searched_weight_grid,
+)
 from optimum_mixq.quant.reparameterization import clip_grid, fold
 from optimum_mixq.quant.rounding import MomentAccumulator, correct_weight, round_compensated
 from optimum_mixq.replay import (
@@ -48,7 +56,8 @@ from optimum_mixq.replay import (
 
 
 CLIP_CANDIDATES = (None, 3.0, 2.0, 1.5)
-LARGEST_BATCH = 4
+# Values (rows times channels) that the patch embedding may put out at once: four images of a ViT-B of 224 pixels.
+LARGEST_BATCH = 4 * 196 * 768
 
 
 # The modules that take the place of a unit's own at other bits, by unit, bits and module name.
@@ -79,7 +88,7 @@ def calibrate_variants(
     """
     architecture = describe(model)
     # The images' activations are held for one batch at a time: small batches keep them small.
-    pixel_batches = [part for batch in pixel_batches for part in batch.split(LARGEST_BATCH)]
+    pixel_batches = _split_batches(model.get_submodule(architecture.stem), pixel_batches)
     plan.check_fits(architecture)
     _require_float(model)
     quantized = copy.deepcopy(model).eval()
@@ -158,6 +167,8 @@ class _BlockCalibration:
                 replace_module(self.quantized, name, copy.deepcopy(originals[name]))
             layers = [self.quantized.get_submodule(name) for name in unit.modules]
             grid, seen = _input_grid(observation, bits[1], self.config), inputs
+            if norm is None and self.config.level:
+                grid = leveled_grid(grid, observation)
             if norm is not None:
                 grid = self._fold(norm, layers, grid, inputs, bits[0])
                 seen = self._inputs(unit.modules[0], hidden)
@@ -337,6 +348,14 @@ def _search_clip(layers: list[nn.Linear], grid: UniformGrid, inputs: Tensor, wei
         rounded = fake_quantize(folded, searched_weight_grid(folded, weight_bits)) / clipped.scale
         errors.append(float((F.linear(fake_quantize(rows, clipped), rounded) - target).square().mean()))
     return CLIP_CANDIDATES[errors.index(min(errors))]
+
+
+def _split_batches(stem: nn.Module, pixel_batches: Sequence[Tensor]) -> list[Tensor]:
+    """Return the images in even batches, of which the patch embedding puts out at most LARGEST_BATCH values."""
+    assert isinstance(stem, nn.Conv2d)
+    height, width = pixel_batches[0].shape[-2:]
+    values = stem.out_channels * (height // stem.stride[0]) * (width // stem.stride[1])
+    return [part for batch in pixel_batches for part in batch.chunk(math.ceil(len(batch) * values / LARGEST_BATCH))]
 
 
 def _calibrate_stem(quantized: PreTrainedModel, architecture: Architecture, pixel_batches: Sequence[Tensor]) -> None:

@@ -1,13 +1,18 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import itertools
+import math
 
 import pytest
 import torch
 
-from optimum_mixq.quant.grids import fake_quantize, uniform_grid
+from optimum_mixq.quant.grids import dequantize, fake_quantize, quantize, uniform_grid
+from optimum_mixq.quant.layers import column_operand
 from optimum_mixq.quant.observers import (
     CLIP_RATIOS,
+    TAIL_VALUES,
+    WIDER_RATIOS,
     RowObserver,
+    leveled_grid,
     minmax_grid,
     percentile_grid,
     searched_grid,
@@ -27,17 +32,27 @@ def gelu_rows(count=400, channels=6, seed=0):
     return torch.nn.functional.gelu(rows * torch.tensor([1.0, 2.0, 0.1, 5.0, 1.0, 3.0]))
 
 
+def expected_loss_beyond(values, end):
+    """What as many other values are expected to lose beyond `end`, if the largest are exponentially distributed."""
+    largest = sorted(map(float, values))[-TAIL_VALUES:]
+    count = len(largest) - 1
+    excess = sum(value - largest[0] for value in largest[1:]) / count
+    return count * 2 * excess**2 * math.exp(-(float(end) - largest[0]) / excess)
+
+
 def slow_search(values, bits):
     """One channel, one candidate at a time: the upper end first, then the lower one."""
     low, high = values.min(), values.max()
     centre = torch.zeros(()) if low < 0 < high else (low + high) / 2
     for end in ("high", "low"):
         errors = []
-        for ratio in CLIP_RATIOS:
+        for ratio in CLIP_RATIOS + WIDER_RATIOS:
             ends = (
                 (low, centre + ratio * (high - centre)) if end == "high" else (centre + ratio * (low - centre), high)
             )
             error = sum(float((fake_quantize(v, uniform_grid(*ends, bits)) - v) ** 2) for v in values)
+            if ratio >= 1:
+                error += expected_loss_beyond(*((values, ends[1]) if end == "high" else (-values, -ends[0])))
             errors.append((error, ends))
         low, high = min(errors, key=lambda pair: pair[0])[1]
     return uniform_grid(low, high, bits)
@@ -86,6 +101,54 @@ def test_a_searched_grid_loses_less_than_minimum_and_maximum():
         searched = (fake_quantize(rows, searched_grid(observation, bits, per_channel)) - rows).square().sum()
         plain = (fake_quantize(rows, minmax_grid(observation, bits, per_channel)) - rows).square().sum()
         assert searched <= plain
+
+
+@pytest.mark.parametrize("distribution", [torch.distributions.Laplace(0.0, 1.0), torch.distributions.Normal(0.0, 1.0)])
+def test_with_8_bits_a_searched_range_leaves_room_for_values_that_were_not_seen(distribution):
+    torch.manual_seed(0)
+    rows, others = distribution.sample((2000, 64)), distribution.sample((50_000, 64))
+    observation = observe(rows)
+    searched, seen = searched_grid(observation, 8), minmax_grid(observation, 8)
+    assert (searched.scale >= seen.scale).float().mean() > 0.9
+    errors = [(fake_quantize(others, grid) - others).square().mean() for grid in (searched, seen)]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_an_end_that_no_value_passes_gets_no_room():
+    rows = torch.cat([torch.rand(2000, 3), torch.ones(100, 3)])  # as GELU's output ends at -0.17
+    assert torch.equal(searched_grid(observe(rows), 8).scale, minmax_grid(observe(rows), 8).scale)
+
+
+@pytest.mark.parametrize("loudness", [1.0, 30.0, 1000.0])
+def test_quiet_channels_are_raised_by_a_power_of_the_distance_to_the_largest(loudness):
+    rows = torch.randn(300, 12, generator=torch.Generator().manual_seed(0))
+    rows[:, 3] *= loudness
+    rows[:, 5] = 0.0  # has a scale of one, and says nothing
+    observation = observe(rows)
+    for bits, exponent in ((8, 0.3), (6, 0.15)):
+        grid = minmax_grid(observation, bits)
+        largest = max(float(scale) for channel, scale in enumerate(grid.scale) if channel != 5)
+        expected = [float(scale) * (largest / float(scale)) ** exponent for scale in grid.scale]
+        expected[5] = 1.0
+        leveled = leveled_grid(grid, observation)
+        assert leveled.scale.tolist() == pytest.approx(expected, rel=2e-3)  # scales are float16
+        span = fake_quantize(rows, grid)
+        assert (fake_quantize(span, leveled) - span).abs().le(0.51 * leveled.scale + 1e-6).all()
+    few = minmax_grid(observation, 4)
+    assert leveled_grid(few, observation) is few
+
+
+def test_levelling_brings_the_product_closer_beside_a_loud_channel():
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = torch.randn(300, 12, generator=generator), torch.randn(7, 12, generator=generator)
+    rows[:, 3] *= 100
+    observation, errors = observe(rows), []
+    for grid in (minmax_grid(observation, 8), leveled_grid(minmax_grid(observation, 8), observation)):
+        operand, scale = column_operand(weight, grid.scale)
+        output = (quantize(rows, grid) - grid.zero_point) @ operand.T * scale[:, 0]
+        errors.append(float((output - rows @ weight.T).square().mean()))
+        assert dequantize(quantize(rows, grid), grid).sub(rows).abs().max() < grid.scale.max()
+    assert errors[1] < 0.75 * errors[0]
 
 
 def test_percentiles_are_those_of_all_values():

@@ -9,7 +9,7 @@ from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.quant.layers import QuantConv2d, QuantLinear
-from optimum_mixq.stages.calibration import _balance, calibrate
+from optimum_mixq.stages.calibration import _balance, _split_batches, calibrate
 from optimum_mixq.stages.conversion import pack
 from optimum_mixq.stages.evaluation import score
 
@@ -30,6 +30,14 @@ def test_eight_bits_stay_close_to_the_float_model(model, arithmetic):
     quantized = calibrated(model, 8, arithmetic=arithmetic)
     result = score(logits(quantized, pixels), None, logits(model, pixels))
     assert result.kl < 0.01
+
+
+def test_batches_are_even_and_bounded_by_what_the_patch_embedding_puts_out():
+    stem = torch.nn.Conv2d(3, 768, 16, stride=16)
+    parts = _split_batches(stem, [torch.zeros(10, 3, 224, 224), torch.zeros(3, 3, 224, 224)])
+    assert [len(part) for part in parts] == [4, 4, 2, 3]  # 196 x 768 values an image
+    small = _split_batches(torch.nn.Conv2d(3, 384, 4, stride=4), [torch.zeros(32, 3, 32, 32)])
+    assert [len(part) for part in small] == [16, 16]
 
 
 def test_more_bits_are_closer(model):
