@@ -36,6 +36,8 @@ class MixQConfig(QuantizationConfigMixin):
         score: how relevance is summed: "absolute", "signed", "mean" or "gradient".
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
             "cross_entropy" or "accuracy".
+        temperature: what logits are divided by for "shift" and "kl", and to compare plans: at 1 the few images that
+            the model is undecided on say nearly everything, at 4 all have a say.
         solver: "highs" or "cbc".
         baseline: uniform bits around which sensitivity is measured: from there one unit at a time goes to each
             candidate.
@@ -72,6 +74,7 @@ class MixQConfig(QuantizationConfigMixin):
     compare: bool = True
     score: Literal["absolute", "signed", "mean", "gradient"] = "absolute"
     metric: Literal["shift", "kl", "cross_entropy", "accuracy"] = "shift"
+    temperature: float = 4.0
     solver: Literal["highs", "cbc"] = "highs"
     baseline: int = 8
     sensitivity_samples: int = 256
@@ -138,6 +141,10 @@ class MixQConfig(QuantizationConfigMixin):
         ):
             _require(getattr(self, name) in known, name, f"one of {', '.join(known)}", getattr(self, name))
         _require(isinstance(self.alpha, (int, float)) and self.alpha >= 0, "alpha", "zero or more", self.alpha)
+        _require(
+            isinstance(self.temperature, (int, float)) and self.temperature > 0,
+            "temperature", "a positive number", self.temperature,
+        )  # fmt: skip
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

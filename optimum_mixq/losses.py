@@ -12,7 +12,8 @@ def distill(logits: Tensor, reference: Tensor, temperature: float = 1.0) -> Tens
     >>> distill(torch.zeros(1, 2), torch.zeros(1, 2)).item()
     0.0
     """
-    found, expected = (values.float().div(temperature).log_softmax(-1) for values in (logits, reference))
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    found, expected = (values.to(dtype).div(temperature).log_softmax(-1) for values in (logits, reference))
     return temperature**2 * F.kl_div(found, expected, log_target=True, reduction="batchmean")
 
 

@@ -17,11 +17,12 @@ from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, fingerprint
 from optimum_mixq.fingerprints import fingerprint_inputs
 from optimum_mixq.hub import attach
+from optimum_mixq.losses import distill
 from optimum_mixq.stages.allocation import Budget, allocate, combine_scores, sweep
 from optimum_mixq.stages.calibration import calibrate, calibrate_variants
 from optimum_mixq.stages.conversion import make_trainable, pack, pack_layer
 from optimum_mixq.stages.costs import measure_costs
-from optimum_mixq.stages.evaluation import measure_logits, score
+from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.relevance import measure_relevance
 from optimum_mixq.stages.sensitivity import mark_sensitivity, measure_sensitivity
 from optimum_mixq.stages.training import EpochResult, train
@@ -170,9 +171,8 @@ def sense(
         unit: {bits: {name: pack_layer(module) for name, module in modules.items()} for bits, modules in row.items()}
         for unit, row in variants.items()
     }
-    images = sum(map(len, batches))
     return measure_sensitivity(
-        model, pack(baseline), around, packed, batches, config.metric, images, progress_file, settings
+        model, pack(baseline), around, packed, batches, config.metric, config.temperature, progress_file, settings
     )
 
 
@@ -215,7 +215,9 @@ def compare_plans(
     batches: Sequence[Batch],
     config: MixQConfig,
 ) -> BitPlan:
-    """Return the plan whose packed model stays nearest to the float one: least KL on the images of `batches`.
+    """Return the plan whose packed model stays nearest to the float one on the images of `batches`.
+
+    It has the least KL of logits divided by the configuration's temperature.
 
     # Unlike the paper: scores of single units do not say how their errors meet in the whole network. One packed model
     # per objective costs little beside the table of sensitivities, and no plan is worse than uniform bits here.
@@ -224,9 +226,8 @@ def compare_plans(
     found: dict[str, float] = {}
     for name, plan in plans.items():
         packed = pack(calibrate(model, plan, calibration, config))
-        kl = score(measure_logits(packed, batches)[0], None, reference).kl
-        assert kl is not None  # there is a reference
-        found[name] = kl
+        logits, _ = measure_logits(packed, batches)
+        found[name] = float(distill(logits.double(), reference.double(), config.temperature))
     best = min(found, key=lambda name: found[name])
     provenance = {**plans[best].provenance, "compared": found, "chosen": best}
     return replace(plans[best], provenance=provenance)
@@ -305,5 +306,5 @@ def _uniform_bops(costs: UnitCosts, weight_bits: float, input_bits: float) -> in
 
 _SETTINGS_OF_SENSITIVITY = {
     "arithmetic", "calibration_samples", "seed", "input_search", "level", "weight_search", "correction",
-    "ridge", "compensation", "clip", "balance",
+    "ridge", "compensation", "clip", "balance", "temperature",
 }  # fmt: skip

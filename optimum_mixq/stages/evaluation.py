@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.data import Batch
+from optimum_mixq.losses import distill
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,7 @@ def score(logits: Tensor, labels: Tensor | None, reference: Tensor | None = None
     if reference is None:
         return Evaluation(len(logits), accuracy, None, None)
     agreement = _accuracy(predictions, reference.argmax(-1))
-    # KL(p || q) = sum_c p_c (log p_c - log q_c), p the reference
-    kl = F.kl_div(
-        logits.double().log_softmax(-1), reference.double().log_softmax(-1), log_target=True, reduction="sum"
-    )
-    return Evaluation(len(logits), accuracy, agreement, float(kl) / len(logits))
+    return Evaluation(len(logits), accuracy, agreement, float(distill(logits.double(), reference.double())))
 
 
 def _accuracy(predictions: Tensor, references: Tensor) -> float:

@@ -24,6 +24,7 @@ from optimum_mixq.artifacts import (
 )
 from optimum_mixq.data import Batch
 from optimum_mixq.fingerprints import fingerprint_inputs
+from optimum_mixq.losses import distill
 from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.replay import finish, record_calls, record_hidden, run_block
@@ -44,15 +45,16 @@ def measure_sensitivity(
     variants: Variants,
     batches: Iterable[Batch],
     metric: Metric = "shift",
-    images: int | None = None,
+    temperature: float = 1.0,
     progress_file: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> SensitivityTable:
     """Return the rise of the metric when one unit of `baseline` is replaced by each of its `variants`.
 
-    The metric is, averaged over images, KL(baseline || quantized) ("shift"), KL(float || quantized) ("kl"), the
-    cross-entropy of the labels, or the share of wrong predictions ("accuracy"); `model` is the float model. What comes
-    before the changed block is computed once per batch. With `progress_file` the sums are saved as they grow, and a
+    The metric is, averaged over images, KL(baseline || quantized) ("shift"), KL(float || quantized) ("kl"), both of
+    logits divided by the temperature and times its square, the cross-entropy of the labels, or the share of wrong
+    predictions ("accuracy"); `model` is the float model. What comes before the changed block is computed once per
+    batch. With `progress_file` the sums are saved as they grow, and a
     run that was stopped goes on where it was; `settings` are what the variants were made with: a file of other
     settings, weights or images is refused. Under `accelerate launch` each process takes every n-th block.
     """
@@ -71,7 +73,7 @@ def measure_sensitivity(
     total = len(held) * sum(number % processes == rank for number in range(len(architecture.blocks)))
     with progress_bar(total, "Sensitivity", "step", shown=rank == 0) as bar:
         for number, batch in enumerate(held):
-            _measure_batch(model, baseline, architecture, variants, batch, number, metric, progress, bar)
+            _measure_batch(model, baseline, architecture, variants, batch, number, metric, temperature, progress, bar)
     sums = _gather(progress.sums, processes)
     count = sum(len(batch) for batch in held)
     base = sums.pop("")["baseline"] / count
@@ -101,6 +103,7 @@ def _measure_batch(
     batch: Batch,
     number: int,
     metric: Metric,
+    temperature: float,
     progress: "_Progress",
     bar: Any,
 ) -> None:
@@ -120,7 +123,7 @@ def _measure_batch(
         for block in blocks[start:]:
             states = run_block(baseline, block, states, calls[block.name])
         logits = finish(baseline, architecture, calls, pixels[:1], states).logits
-        return _metric_sum(logits, reference, batch.labels, metric)
+        return _metric_sum(logits, reference, batch.labels, metric, temperature)
 
     for index, block in enumerate(blocks):
         if index in mine:
@@ -145,16 +148,14 @@ def _measure_block(baseline: PreTrainedModel, block: Block, variants: Variants, 
     return found
 
 
-def _metric_sum(logits: Tensor, reference: Tensor, labels: Tensor | None, metric: Metric) -> float:
+def _metric_sum(logits: Tensor, reference: Tensor, labels: Tensor | None, metric: Metric, temperature: float) -> float:
     """Return the sum over images, in float64."""
-    log_probabilities = logits.double().log_softmax(-1)
     if metric in ("shift", "kl"):
-        target = reference.double().log_softmax(-1)
-        return float(F.kl_div(log_probabilities, target, log_target=True, reduction="sum"))
+        return len(logits) * float(distill(logits.double(), reference.double(), temperature))
     assert labels is not None
     labels = labels.to(logits.device)
     if metric == "cross_entropy":
-        return float(F.nll_loss(log_probabilities, labels, reduction="sum"))
+        return float(F.cross_entropy(logits.double(), labels, reduction="sum"))
     return float((logits.argmax(-1) != labels).sum())
 
 

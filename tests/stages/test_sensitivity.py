@@ -52,6 +52,18 @@ def test_damage_is_what_the_whole_model_shows(model):
         assert table.table[unit.name][8] == 0.0
 
 
+@torch.no_grad()
+def test_a_temperature_divides_the_logits_and_its_square_multiplies_the_divergence(vit):
+    baseline, variants = prepared(vit)
+    table = measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit), temperature=3.0)
+    pixels = torch.cat([batch.pixel_values for batch in batches_of(vit)])
+    reference = baseline(pixel_values=pixels).logits
+    unit = describe(vit).units[0].name
+    with sensitivity._replaced(baseline, variants[unit][(2, 2)]):
+        after = baseline(pixel_values=pixels).logits
+    assert table.table[unit][2] == pytest.approx(9 * score(after / 3, None, reference / 3).kl, rel=1e-4)
+
+
 def test_the_shift_from_the_baseline_is_never_negative_and_fewer_bits_shift_more(model):
     table = measured(model)
     assert table.baseline_damage == pytest.approx(0, abs=1e-9)
