@@ -61,6 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", type=int, default=[3, 4, 6])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--random", type=int, default=20, help="random plans, with the first seed")
+    parser.add_argument("--random-targets", nargs="+", type=int, help="targets with random plans: all, if not given")
     parser.add_argument("--images", type=int, default=256, help="images of sensitivity")
     parser.add_argument("--cost", action="store_true", help="time the table of the first model beside naive forwards")
     parser.add_argument("--decide", action="store_true", help="evaluate on the images that defaults are chosen on")
@@ -79,7 +80,8 @@ def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: arg
     seconds = time.perf_counter() - started
     for target in arguments.targets:
         results: dict[tuple[tuple[int, int], ...], Evaluation] = {}  # the default is one of those it was chosen from
-        for kind, plan in plans(subject, relevance, sensitivity, target, seed, arguments.random, calibration, batches):
+        rivals = arguments.random if target in (arguments.random_targets or arguments.targets) else 0
+        for kind, plan in plans(subject, relevance, sensitivity, target, seed, rivals, calibration, batches):
             bits = tuple(plan.bits.values())
             if bits not in results:
                 packed = quantize_model(subject.model, plan, calibration, config)
