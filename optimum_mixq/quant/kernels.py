@@ -99,18 +99,18 @@ def quantize_columns(values: Tensor, multiplier: Tensor, offset: Tensor, bits: i
     largest = 2**bits - 1
     rows = max(1, CACHED_NUMBERS // values.shape[-1])
     if values.device.type != "cpu" or torch.compiler.is_compiling() or values[..., 0].numel() <= rows:
-        return _to_bytes(torch.addcmul(offset, values.float(), multiplier).clamp_(0, largest), bits)
+        return to_bytes(torch.addcmul(offset, values.float(), multiplier).clamp_(0, largest), bits)
     flat = values.reshape(-1, values.shape[-1])
     codes = torch.empty(flat.shape, dtype=torch.uint8)
     buffer = torch.empty(rows, flat.shape[1])
     for start in range(0, len(flat), rows):
         piece = flat[start : start + rows]
         shifted = torch.addcmul(offset, piece.float(), multiplier, out=buffer[: len(piece)]).clamp_(0, largest)
-        codes[start : start + rows] = _to_bytes(shifted, bits)
+        codes[start : start + rows] = to_bytes(shifted, bits)
     return codes.view(values.shape)
 
 
-def _to_bytes(codes: Tensor, bits: int) -> Tensor:
+def to_bytes(codes: Tensor, bits: int) -> Tensor:
     """Return floor(codes) as uint8: conversion truncates, which is the floor of what is not negative.
 
     From float straight to uint8 it is not vectorised (torch 2.13, x86).

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, round_to_codes
 from optimum_mixq.quant.kernels import IntegerLinear
+from optimum_mixq.quant.patches import build_kernels, embed_patches
 
 
 Arithmetic = Literal["column", "folded"]
@@ -187,8 +188,17 @@ class QuantConv2d(nn.Module):
     def weight_grid(self) -> UniformGrid:
         return UniformGrid(self.mixq_weight_scale, self.mixq_weight_zero_point, self.weight_bits)
 
+    @property
+    def input_grid(self) -> UniformGrid:
+        return UniformGrid(self.mixq_input_scale, self.mixq_input_zero_point, self.input_bits)
+
     def forward(self, input: Tensor) -> Tensor:
-        grid = UniformGrid(self.mixq_input_scale, self.mixq_input_zero_point, self.input_bits)
+        grid = self.input_grid
+        if not self.training:
+            # As the packed layer multiplies, to the bit.
+            codes = round_to_codes(self.weight.flatten(1), self.weight_grid).view_as(self.weight)
+            kernels = build_kernels(codes, self.weight_grid, grid, self.bias, backend="float")
+            return embed_patches(input, grid, self.stride, kernels)
         weight = fake_quantize(self.weight.flatten(1), self.weight_grid).view_as(self.weight)
         pixels = fake_quantize(input, grid)
         return F.conv2d(pixels, weight.to(input.dtype), self.bias, self.stride)

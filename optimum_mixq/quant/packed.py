@@ -8,10 +8,9 @@ needs is derived from the buffers by `prepare`: after loading, or at the first f
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
+from optimum_mixq.quant.grids import UniformGrid, dequantize, quantize
 from optimum_mixq.quant.kernels import Activation, IntegerLinear, quantize_columns
 from optimum_mixq.quant.layers import (
     Arithmetic,
@@ -22,6 +21,7 @@ from optimum_mixq.quant.layers import (
     layer_arithmetic,
 )
 from optimum_mixq.quant.packing import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
+from optimum_mixq.quant.patches import build_kernels, embed_patches
 
 
 class PackedLinear(nn.Module):
@@ -227,7 +227,7 @@ class JointProduct:
 
 
 class PackedConv2d(nn.Module):
-    """A patch embedding of packed codes, dequantized once: it is under one percent of a model's arithmetic.
+    """A patch embedding of packed codes that multiplies integers.
 
     ViT and DeiT read `weight.dtype` and cast pixels to it (transformers 5.9 to 5.23), so the codes lie in
     `mixq_codes` here, and `weight` is the dequantized weight.
@@ -259,6 +259,7 @@ class PackedConv2d(nn.Module):
         self.register_buffer("mixq_input_zero_point", torch.zeros(shape[1], dtype=torch.int16, device=device))
         self.bias = nn.Parameter(torch.zeros(shape[0], device=device), requires_grad=False)
         self._weight: Tensor | None = None
+        self._kernels: list[IntegerLinear] = []
 
     @classmethod
     @torch.no_grad()
@@ -299,13 +300,20 @@ class PackedConv2d(nn.Module):
         scale, zero_point = int16_to_scale(self.mixq_weight_scale), self.mixq_weight_zero_point.float()
         codes = unpack_codes(self.mixq_codes, self.weight_bits, torch.Size(self.shape).numel())
         grid = UniformGrid(scale[:, None], zero_point[:, None], self.weight_bits)
-        self._weight = dequantize(codes.view(self.shape[0], -1), grid).view(self.shape).to(self.bias.dtype)
+        codes = codes.view(self.shape)
+        self._weight = dequantize(codes.flatten(1), grid).view(self.shape).to(self.bias.dtype)
         input_scale = int16_to_scale(self.mixq_input_scale).view(-1, 1, 1)
         self._input_grid = UniformGrid(input_scale, self.mixq_input_zero_point.float().view(-1, 1, 1), self.input_bits)
+        self._kernels = build_kernels(codes, grid, self._input_grid, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.weight
-        return F.conv2d(fake_quantize(input, self._input_grid), weight, self.bias, self.stride)
+        if self._weight is None:
+            self.prepare()
+        return embed_patches(input, self._input_grid, self.stride, self._kernels)
+
+    def __getstate__(self) -> dict:
+        # oneDNN's opaque weights can be neither pickled nor copied; they are built again from the buffers.
+        return {**self.__dict__, "_weight": None, "_kernels": []}
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)

@@ -1,0 +1,62 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""The patch embedding as products of integers, one for each channel of the pixels: each has a step of its own."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from optimum_mixq.quant.grids import UniformGrid
+from optimum_mixq.quant.kernels import Backend, IntegerLinear, choose_backend, to_bytes
+
+
+def build_kernels(
+    codes: Tensor, weight_grid: UniformGrid, pixel_grid: UniformGrid, bias: Tensor, backend: Backend | None = None
+) -> list[IntegerLinear]:
+    """Return one kernel for each channel of a weight's codes (O, C, height, width); together, with s, t the scales,
+
+    y_o = sum_c s_c t_o sum_k q_ck (v_ock - z_o) + bias_o - sum_c s_c t_o z_c sum_k (v_ock - z_o).
+    """
+    backend = backend or choose_backend(codes.device)
+    scale, zero_point = weight_grid.scale.reshape(-1, 1), weight_grid.zero_point.reshape(-1, 1)  # (O, 1)
+    kernels, rest = [], bias.float()
+    for channel, (step, zero) in enumerate(
+        zip(pixel_grid.scale.flatten(), pixel_grid.zero_point.flatten(), strict=True)
+    ):
+        operand = codes[:, channel].flatten(1).float() - zero_point  # (O, height * width)
+        product_scale = scale[:, 0] * step
+        shift = product_scale * (operand * zero).sum(1)
+        # CUDA's integer product wants multiples of 8; patches may have any size.
+        kernels.append(
+            IntegerLinear(
+                operand.to(torch.int8), product_scale, rest - shift, backend if backend == "onednn" else "float"
+            )
+        )
+        rest = torch.zeros_like(rest)
+    return kernels
+
+
+def embed_patches(
+    pixels: Tensor, grid: UniformGrid, patch: tuple[int, int], kernels: Sequence[IntegerLinear]
+) -> Tensor:
+    """Return the embedding (B, O, rows, columns), in the dtype of the pixels (B, C, H, W)."""
+    rows, columns = pixels.shape[-2] // patch[0], pixels.shape[-1] // patch[1]
+    if pixels.device.type != "cpu" or torch.compiler.is_compiling():
+        codes = _patch_codes(pixels, grid, patch)
+    else:
+        # Image by image: what lies between pixels and codes then stays in the cache.
+        codes = torch.cat([_patch_codes(image[None], grid, patch) for image in pixels], 1)
+    output = kernels[0](codes[0])
+    for kernel, part in zip(kernels[1:], codes[1:], strict=True):
+        output = output + kernel(part)
+    return output.to(pixels.dtype).transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def _patch_codes(pixels: Tensor, grid: UniformGrid, patch: tuple[int, int]) -> Tensor:
+    """Return the codes (C, B, patches, pixels of a patch), uint8; what does not fill a patch is left out."""
+    height, width = patch
+    rows, columns = pixels.shape[-2] // height, pixels.shape[-1] // width
+    shifted = torch.addcmul(grid.zero_point + 0.5, pixels.float(), 1 / grid.scale).clamp_(0, grid.largest_code)
+    codes = to_bytes(shifted, grid.bits)[..., : rows * height, : columns * width]
+    parts = codes.unflatten(-2, (rows, height)).unflatten(-1, (columns, width))  # (B, C, rows, height, columns, width)
+    return parts.permute(1, 0, 2, 4, 3, 5).reshape(codes.shape[1], codes.shape[0], rows * columns, height * width)
