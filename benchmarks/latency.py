@@ -43,9 +43,8 @@ from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
 FILE = "latency.jsonl"
 # Kinds of work by the names of torch's operators, first match first.
 WORK = {
-    "integer products of linear layers": ("qlinear", "_int_mm", "onednn"),
+    "integer products": ("qlinear", "_int_mm", "onednn"),
     "products of attention": ("bmm", "matmul"),
-    "patch embedding": ("conv", "unfold", "im2col"),
     "LayerNorm": ("layer_norm",),
     "GELU": ("gelu",),
     "exponentials and sums of softmax": ("exp2", "amax", "threshold", "sum", "ceil"),

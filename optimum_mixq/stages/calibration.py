@@ -87,10 +87,10 @@ def calibrate_variants(
     A variant is calibrated on what the units before it put out at the bits of the plan.
     """
     architecture = describe(model)
-    # The images' activations are held for one batch at a time: small batches keep them small.
-    pixel_batches = _split_batches(model.get_submodule(architecture.stem), pixel_batches)
     plan.check_fits(architecture)
     _require_float(model)
+    # The images' activations are held for one batch at a time: small batches keep them small.
+    pixel_batches = _split_batches(model.get_submodule(architecture.stem), pixel_batches)
     quantized = copy.deepcopy(model).eval()
     quantized.set_attn_implementation(ATTENTION)
     _attach_attention(quantized, architecture)
