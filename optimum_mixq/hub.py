@@ -29,7 +29,8 @@ from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid
 from optimum_mixq.quant.layers import QuantConv2d
 from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
-from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
+from optimum_mixq.quant.packed import PackedLinear
+from optimum_mixq.quant.packed_embedding import PackedConv2d
 from optimum_mixq.quant.packing import int16_to_scale
 
 

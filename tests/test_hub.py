@@ -187,6 +187,22 @@ def test_a_compiled_model_gives_nearly_the_same_logits_in_one_graph(name):
     assert (output - logits(model, pixels)).abs().max() < 0.5 * spread
 
 
+@pytest.mark.parametrize("name", ["vit", "padded_swin"])
+def test_a_model_that_was_moved_or_copied_is_traced_in_one_graph_at_once(name, tmp_path):
+    model = packed(name)
+    torch.save(model, tmp_path / "model.pt")
+    for other in (
+        copy.deepcopy(model),
+        copy.deepcopy(model).to(torch.bfloat16),
+        torch.load(tmp_path / "model.pt", weights_only=False),
+    ):
+        torch.compiler.reset()
+        pixels = random_pixels(model).to(other.dtype)
+        with torch.no_grad():
+            output = torch.compile(other, fullgraph=True, backend="eager")(pixel_values=pixels).logits
+            assert torch.allclose(output, other(pixel_values=pixels).logits, atol=2e-2)
+
+
 def test_dequantize_gives_a_float_model(tmp_path):
     model = packed("deit", 8)
     pixels = random_pixels(model, 8)

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.layers import GriddedLinear, QuantConv2d, QuantLinear
 from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
-from optimum_mixq.quant.packed import PackedConv2d, PackedLinear
+from optimum_mixq.quant.packed import PackedLinear
+from optimum_mixq.quant.packed_embedding import PackedConv2d
 
 
 _QUANTIZED = (GriddedLinear, QuantConv2d, LearnedAttention)

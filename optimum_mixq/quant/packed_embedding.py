@@ -1,0 +1,121 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""The packed patch embedding: see `packed.py` for what packed layers have in common."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from optimum_mixq.quant.grids import UniformGrid, dequantize, quantize
+from optimum_mixq.quant.kernels import IntegerLinear
+from optimum_mixq.quant.layers import QuantConv2d
+from optimum_mixq.quant.packing import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
+from optimum_mixq.quant.patches import build_kernels, embed_patches
+
+
+class PackedConv2d(nn.Module):
+    """A patch embedding of packed codes that multiplies integers.
+
+    ViT and DeiT read `weight.dtype` and cast pixels to it (transformers 5.9 to 5.23), so the codes lie in
+    `mixq_codes` here, and `weight` is the dequantized weight.
+    """
+
+    mixq_codes: Tensor
+    mixq_weight_scale: Tensor
+    mixq_weight_zero_point: Tensor
+    mixq_input_scale: Tensor
+    mixq_input_zero_point: Tensor
+    bias: nn.Parameter
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        stride: tuple[int, int],
+        weight_bits: int,
+        input_bits: int,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.stride = tuple(shape), stride
+        self.weight_bits, self.input_bits = weight_bits, input_bits
+        octets = packed_size(torch.Size(shape).numel(), weight_bits)
+        self.register_buffer("mixq_codes", torch.zeros(octets, dtype=torch.uint8, device=device))
+        self.register_buffer("mixq_weight_scale", torch.zeros(shape[0], dtype=torch.int16, device=device))
+        self.register_buffer("mixq_weight_zero_point", torch.zeros(shape[0], dtype=torch.uint8, device=device))
+        self.register_buffer("mixq_input_scale", torch.zeros(shape[1], dtype=torch.int16, device=device))
+        self.register_buffer("mixq_input_zero_point", torch.zeros(shape[1], dtype=torch.int16, device=device))
+        self.bias = nn.Parameter(torch.zeros(shape[0], device=device), requires_grad=False)
+        self._weight: Tensor | None = None
+        self._kernels: list[IntegerLinear] = []
+
+    @classmethod
+    @torch.no_grad()
+    def from_quant(cls, layer: QuantConv2d) -> "PackedConv2d":
+        """Return the packed layer that computes what `layer` computes."""
+        packed = cls(layer.weight.shape, layer.stride, layer.weight_bits, layer.input_bits, device=layer.weight.device)
+        packed.mixq_codes.copy_(pack_codes(quantize(layer.weight.flatten(1), layer.weight_grid), layer.weight_bits))
+        packed.mixq_weight_scale.copy_(scale_to_int16(layer.mixq_weight_scale.flatten()))
+        packed.mixq_weight_zero_point.copy_(layer.mixq_weight_zero_point.flatten())
+        packed.mixq_input_scale.copy_(scale_to_int16(layer.mixq_input_scale.flatten()))
+        packed.mixq_input_zero_point.copy_(layer.mixq_input_zero_point.flatten())
+        packed.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        packed.prepare()
+        return packed
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the dequantized weight (O, C, height, width), in the dtype of the bias."""
+        if self._weight is None:
+            if self.mixq_codes.is_meta:
+                return self.bias
+            self.prepare()
+        assert self._weight is not None
+        return self._weight
+
+    @torch.no_grad()
+    def to_float(self) -> nn.Conv2d:
+        """Return the float layer with the dequantized weight; it rounds its input no more."""
+        outputs, inputs, height, width = self.shape
+        convolution = nn.Conv2d(inputs, outputs, (height, width), self.stride, device=self.mixq_codes.device)
+        convolution.weight.copy_(self.weight)
+        if convolution.bias is not None:
+            convolution.bias.copy_(self.bias)
+        return convolution
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        scale, zero_point = int16_to_scale(self.mixq_weight_scale), self.mixq_weight_zero_point.float()
+        codes = unpack_codes(self.mixq_codes, self.weight_bits, torch.Size(self.shape).numel())
+        grid = UniformGrid(scale[:, None], zero_point[:, None], self.weight_bits)
+        codes = codes.view(self.shape)
+        self._weight = dequantize(codes.flatten(1), grid).view(self.shape).to(self.bias.dtype)
+        input_scale = int16_to_scale(self.mixq_input_scale).view(-1, 1, 1)
+        self._input_grid = UniformGrid(input_scale, self.mixq_input_zero_point.float().view(-1, 1, 1), self.input_bits)
+        self._kernels = build_kernels(codes, grid, self._input_grid, self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self._weight is None:
+            self.prepare()
+        return embed_patches(input, self._input_grid, self.stride, self._kernels)
+
+    def __getstate__(self) -> dict:
+        # oneDNN's opaque weights can be neither pickled nor copied; they are built again from the buffers.
+        return {**self.__dict__, "_weight": None, "_kernels": []}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._renew()
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self._renew()
+        return self
+
+    def _load_from_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        super()._load_from_state_dict(*args, **kwargs)
+        self._renew()
+
+    def _renew(self) -> None:
+        self._weight = None
+        if not self.mixq_codes.is_meta:
+            self.prepare()
