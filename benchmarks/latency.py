@@ -76,6 +76,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
         for size in arguments.models:
             for batch in arguments.batches:
+                # Models of one class share torch.compile's limit of compiled variants: past it they run eagerly.
+                torch.compiler.reset()
                 measure(size, batch, arguments)
     print_table()
 
