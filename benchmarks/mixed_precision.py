@@ -23,9 +23,10 @@ from transformers import PreTrainedModel
 
 from optimum_mixq import DEMO_MODELS
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
+from optimum_mixq.choices import budget_of, candidate_bits, measured_bits
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch
-from optimum_mixq.pipeline import budget_of, compare_plans, propose_plans, quantize_model, sense
+from optimum_mixq.pipeline import compare_plans, propose_plans, quantize_model, sense
 from optimum_mixq.stages.calibration import calibrate_variants
 from optimum_mixq.stages.conversion import pack, pack_layer
 from optimum_mixq.stages.costs import measure_costs
@@ -103,14 +104,10 @@ def measure_cost(subject: Subject, images: int = 32, widths: tuple[int, ...] = (
     """
     pixels, config = subject.calibration[:images], MixQConfig(candidate_bits=widths)
     around = (config.baseline, config.baseline)
-    candidates = tuple((bits, bits) for bits in widths)
-    baseline, variants = calibrate_variants(
-        subject.model, BitPlan.uniform(subject.model, around), [pixels], config, candidates
+    candidates = measured_bits(config, around)
+    baseline, packed = calibrate_variants(
+        subject.model, BitPlan.uniform(subject.model, around), [pixels], config, candidates, pack_layer
     )
-    packed = {
-        unit: {bits: {name: pack_layer(module) for name, module in modules.items()} for bits, modules in row.items()}
-        for unit, row in variants.items()
-    }
     model, batch = pack(baseline), Batch(pixels, None, ())
     forwards = [time_forward(model, batch) for _ in range(4)]
     started = time.perf_counter()
@@ -150,25 +147,26 @@ def plans(
 
 
 def random_plan(subject: Subject, config: MixQConfig, generator: random.Random) -> BitPlan:
-    """Return a plan within the budget to which no unit's next width can be added."""
+    """Return a plan within the budget in which no unit's weights or activations can be given one bit more."""
     costs = measure_costs(subject.model, config.arithmetic)
     budget = budget_of(config, costs)
     target = config.bits
     assert isinstance(target, int) and budget.average_bits is not None and budget.bops is not None
-    candidates = range(max(2, target - 1), min(8, target + 2) + 1)
+    candidates = candidate_bits(config, (target, target), costs)
 
     def fits(plan: dict[str, tuple[int, int]]) -> bool:
         return costs.average_bits(plan) <= budget.average_bits + 1e-9 and costs.bops(plan) <= budget.bops
 
-    plan = dict.fromkeys(costs.macs, (candidates[0], candidates[0]))
-    growing = list(plan)
+    plan = {unit: min(pairs) for unit, pairs in candidates.items()}
+    # One bit more for a weight or for activations; a matmul has one number for both operands.
+    growing = [(unit, step) for unit in plan for step in (((1, 0), (0, 1)) if costs.weights[unit] else ((1, 1),))]
     while growing:
-        unit = generator.choice(growing)
-        larger = plan | {unit: (plan[unit][0] + 1, plan[unit][1] + 1)}
-        if larger[unit][0] in candidates and fits(larger):
+        unit, step = generator.choice(growing)
+        larger = plan | {unit: (plan[unit][0] + step[0], plan[unit][1] + step[1])}
+        if larger[unit] in candidates[unit] and fits(larger):
             plan = larger
         else:
-            growing.remove(unit)
+            growing.remove((unit, step))
     return BitPlan(plan)
 
 

@@ -149,17 +149,28 @@ def _size(megabytes: float, float_megabytes: float, timing: Timing | None) -> st
 
 
 def _plan(plan: BitPlan) -> str:
-    counts = Counter(bits_to_text(short_bits(bits)) for bits in plan.bits.values())
-    summary = ", ".join(f"{count} units at {bits} bits" for bits, count in sorted(counts.items()))
-    lines = ["## Plan", "", f"{summary}; patch embedding and head at 8."]
+    lines = ["## Plan", "", f"{_bits_summary(plan)}; patch embedding and head at 8."]
     for title, key in (("Budget", "budget"), ("Achieved", "achieved")):
         found = {name: value for name, value in (plan.provenance.get(key) or {}).items() if value is not None}
         if found:
             values = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in found.items())
             lines += ["", f"{title}: {values}."]
-    rows = "\n".join(f"| {unit} | {bits_to_text(short_bits(bits))} |" for unit, bits in plan.bits.items())
-    lines += ["", "<details><summary>every unit</summary>", "", "| unit | bits |", "|---|---|", rows, "", "</details>"]
+    rows = [f"| {unit} | {bits_to_text(short_bits(bits))} |" for unit, bits in plan.bits.items()]
+    head = ["| unit | bits (weights/activations, where they differ) |", "|---|---|"]
+    lines += ["", "<details><summary>every unit</summary>", "", *head, *rows, "", "</details>"]
     return "\n".join(lines)
+
+
+def _bits_summary(plan: BitPlan) -> str:
+    weight_bits, input_bits = ({bits[side] for bits in plan.bits.values()} for side in (0, 1))
+    if all(weight == input_ for weight, input_ in plan.bits.values()):
+        counts = Counter(weight for weight, _ in plan.bits.values())
+        return ", ".join(f"{count} units at {bits} bits" for bits, count in sorted(counts.items()))
+    return f"Weights at {_span(weight_bits)} bits, activations at {_span(input_bits)}"
+
+
+def _span(numbers: set[int]) -> str:
+    return f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(min(numbers))
 
 
 def _reproduction(config: MixQConfig, plan: BitPlan, record: Mapping[str, Any]) -> str:

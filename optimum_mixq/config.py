@@ -27,7 +27,8 @@ class MixQConfig(QuantizationConfigMixin):
         size_mb: megabytes (10^6 bytes) of the saved tensors, at most.
         bops: bit operations per image, at most.
         candidate_bits: what units may choose from; by default one less than `bits` to two more.
-        tie_bits: one number for a unit's weights and activations; False chooses them apart.
+        tie_bits: one number for a unit's weights and activations, which takes fewer measurements; False chooses them
+            apart.
         overrides: bits of units by pattern, such as {"*.fc2": 8}.
         exclude: patterns of units that keep the most candidate bits.
         alpha: exponent of relevance in relevance^alpha x sensitivity; 0 ignores relevance.
@@ -67,7 +68,7 @@ class MixQConfig(QuantizationConfigMixin):
     size_mb: float | None = None
     bops: float | None = None
     candidate_bits: tuple[int, ...] | None = None
-    tie_bits: bool = True
+    tie_bits: bool = False
     overrides: dict[str, int | tuple[int, int]] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
     alpha: float = 1.0

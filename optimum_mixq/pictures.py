@@ -4,7 +4,7 @@
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import torch
@@ -20,12 +20,11 @@ PALE, DARK, WARM = (239, 246, 255), (30, 64, 175), (180, 40, 20)
 Colour = tuple[int, int, int]
 
 
-def draw_units(
-    values: Mapping[str, float], text: Callable[[float], str], dark: Colour = DARK, log: bool = False
-) -> str:
+def draw_units(values: Mapping[str, float], texts: Mapping[str, str], dark: Colour = DARK, log: bool = False) -> str:
     """Return a grid: one row per kind of unit, one column per block, the darker the greater the value.
 
-    `values` are by unit name, such as "blocks.3.fc1"; hovering over a cell tells the name and the number.
+    `values` and the cells' `texts` are by unit name, such as "blocks.3.fc1"; hovering over a cell tells the name and
+    the number.
     """
     blocks = list(dict.fromkeys(unit.rpartition(".")[0] for unit in values))
     kinds = list(dict.fromkeys(unit.rpartition(".")[2] for unit in values))
@@ -45,7 +44,7 @@ def draw_units(
             if unit in values:
                 share = (scaled[unit] - low) / (high - low) if high > low else 0.5
                 title = f"{unit}: {values[unit]:.4g}"
-                parts.append(_cell(LABEL_WIDTH + CELL_WIDTH * column, y, share, text(values[unit]), title, dark))
+                parts.append(_cell(LABEL_WIDTH + CELL_WIDTH * column, y, share, texts[unit], title, dark))
     return "".join([*parts, "</svg>"])
 
 

@@ -2,7 +2,6 @@
 """START HERE: the method, one call per stage."""
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -12,13 +11,14 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import BitPlan, Bits, LayerRelevance, SensitivityTable, UnitCosts, as_pair
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, as_pair
+from optimum_mixq.choices import budget_of, candidate_bits, measured_bits, target_bits
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, fingerprint
 from optimum_mixq.fingerprints import fingerprint_inputs
 from optimum_mixq.hub import attach
 from optimum_mixq.losses import distill
-from optimum_mixq.stages.allocation import Budget, allocate, combine_scores, sweep
+from optimum_mixq.stages.allocation import allocate, combine_scores, sweep
 from optimum_mixq.stages.calibration import calibrate, calibrate_variants
 from optimum_mixq.stages.conversion import make_trainable, pack, pack_layer
 from optimum_mixq.stages.costs import measure_costs
@@ -166,13 +166,11 @@ def sense(
     marks = mark_sensitivity(model, batches, settings, config.metric, around)
     if known is not None and known.fingerprint == marks and known.covers(candidates):
         return known
-    baseline, variants = calibrate_variants(model, BitPlan.uniform(model, around), calibration, config, candidates)
-    packed = {
-        unit: {bits: {name: pack_layer(module) for name, module in modules.items()} for bits, modules in row.items()}
-        for unit, row in variants.items()
-    }
+    baseline, variants = calibrate_variants(
+        model, BitPlan.uniform(model, around), calibration, config, candidates, pack_layer
+    )
     return measure_sensitivity(
-        model, pack(baseline), around, packed, batches, config.metric, config.temperature, progress_file, settings
+        model, pack(baseline), around, variants, batches, config.metric, config.temperature, progress_file, settings
     )
 
 
@@ -181,7 +179,7 @@ def plan_within_budget(
 ) -> BitPlan:
     """Return the best plan within the configuration's budget, by the configuration's own objective."""
     costs = measure_costs(model, config.arithmetic)
-    candidates = candidate_bits(config, target_bits(config, costs))
+    candidates = candidate_bits(config, target_bits(config, costs), costs)
     scores = combine_scores(relevance, sensitivity, candidates, config.alpha)
     return allocate(scores, costs, budget_of(config, costs), config.overrides, config.exclude, solver=config.solver)
 
@@ -242,66 +240,11 @@ def sweep_plans(
 ) -> list[BitPlan]:
     """Return the best plan for each average of bits, from the same measurements: the whole frontier."""
     costs = measure_costs(model, config.arithmetic)
-    candidates = tuple((bits, bits) for bits in config.candidate_bits or (2, 3, 4, 5, 6))
+    wide = replace(config, candidate_bits=config.candidate_bits or (2, 3, 4, 5, 6))
+    candidates = candidate_bits(wide, (config.baseline, config.baseline), costs)
     scores = combine_scores(relevance, sensitivity, candidates, config.alpha)
     budgets = [budget_of(replace(config, bits=float(bits)), costs) for bits in average_bits]
     return sweep(scores, costs, budgets, config.overrides, config.exclude, config.solver)
-
-
-def budget_of(config: MixQConfig, costs: UnitCosts) -> Budget:
-    """Return the limits that a configuration sets: `bits` stands for average bits and for uniform bit operations."""
-    size = None if config.size_mb is None else int(config.size_mb * 1e6)
-    limits = [] if config.bops is None else [math.floor(config.bops)]
-    average = None
-    if config.bits is not None:
-        weight_bits, input_bits = config.bits if isinstance(config.bits, tuple) else (config.bits, config.bits)
-        average = float(weight_bits)
-        limits.append(_uniform_bops(costs, weight_bits, input_bits))
-    return Budget(average, size, min(limits) if limits else None)
-
-
-def target_bits(config: MixQConfig, costs: UnitCosts) -> Bits:
-    """Return the uniform bits nearest to the budget."""
-    if isinstance(config.bits, tuple):
-        return config.bits
-    if config.bits is not None:
-        return (round(config.bits), round(config.bits))
-    budget = budget_of(config, costs)
-    for bits in range(8, 2, -1):
-        plan = dict.fromkeys(costs.macs, (bits, bits))
-        if costs.bytes(plan) <= (budget.bytes or math.inf) and costs.bops(plan) <= (budget.bops or math.inf):
-            return (bits, bits)
-    return (2, 2)
-
-
-def candidate_bits(config: MixQConfig, target: Bits) -> tuple[Bits, ...]:
-    """Return the bits that a unit may get."""
-    if config.candidate_bits is not None:
-        weights = inputs = tuple(sorted(set(config.candidate_bits)))
-    else:
-        weights, inputs = (tuple(range(max(2, bits - 1), min(8, bits + 2) + 1)) for bits in target)
-    if config.tie_bits and target[0] == target[1]:
-        return tuple((bits, bits) for bits in weights)
-    return tuple((weight, input_) for weight in weights for input_ in inputs)
-
-
-def measured_bits(config: MixQConfig, target: Bits) -> tuple[Bits, ...]:
-    """Return the bits that each unit is measured at: what is chosen apart is measured apart, and adds up."""
-    candidates = candidate_bits(config, target)
-    if config.tie_bits and target[0] == target[1]:
-        return candidates
-    apart = [((weight, config.baseline), (config.baseline, input_)) for weight, input_ in candidates]
-    return tuple(sorted({bits for pair in apart for bits in pair}))
-
-
-def _uniform_bops(costs: UnitCosts, weight_bits: float, input_bits: float) -> int:
-    """Return the bit operations of uniform bits; between two widths, those in between."""
-
-    def at(bits: tuple[int, int]) -> int:
-        return costs.bops(dict.fromkeys(costs.macs, bits))
-
-    low, high = (math.floor(weight_bits), math.floor(input_bits)), (math.ceil(weight_bits), math.ceil(input_bits))
-    return math.floor(at(low) + (input_bits - low[1]) * (at(high) - at(low)))
 
 
 _SETTINGS_OF_SENSITIVITY = {

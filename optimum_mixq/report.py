@@ -19,6 +19,7 @@ from optimum_mixq.artifacts import (
     Bits,
     LayerRelevance,
     SensitivityTable,
+    as_pair,
     bits_to_text,
     short_bits,
     write_json,
@@ -95,7 +96,8 @@ class Report:
             _section("Bits of every unit", _draw_bits(self.plan), _bits_note(self)),
         ]
         if self.relevance is not None:
-            picture = draw_units(self.relevance.scores, lambda share: f"{100 * share:.1f}")
+            scores = self.relevance.scores
+            picture = draw_units(scores, {unit: f"{100 * share:.1f}" for unit, share in scores.items()})
             note = (
                 f"Per cent of the relevance that passes through each unit, mean of {self.relevance.images} images. "
                 f"Relevance is conserved to {self.relevance.conservation_error:.0e}."
@@ -193,9 +195,8 @@ def _headline(report: Report) -> str:
 
 def _draw_bits(plan: BitPlan) -> str:
     """Draw the mean of both bits, so that the colour tells; the text is what a unit has."""
-    texts = {sum(bits) / 2: bits_to_text(short_bits(bits)) for bits in plan.bits.values()}
-    means = {unit: sum(bits) / 2 for unit, bits in plan.bits.items()}
-    return draw_units(means, lambda mean: texts[mean])
+    texts = {unit: bits_to_text(short_bits(bits)) for unit, bits in plan.bits.items()}
+    return draw_units({unit: sum(bits) / 2 for unit, bits in plan.bits.items()}, texts)
 
 
 def _bits_note(report: Report) -> str:
@@ -203,6 +204,8 @@ def _bits_note(report: Report) -> str:
         f"Beside it, uniform bits give every cell {bits_to_text(short_bits(report.uniform))}. Columns are blocks; qk "
         "and av are the two products of attention."
     )
+    if any(weight != input_ for weight, input_ in report.plan.bits.values()):
+        text += " Two numbers are bits of weights / bits of activations."
     achieved = report.plan.provenance.get("achieved")
     if achieved:
         text += (
@@ -213,26 +216,40 @@ def _bits_note(report: Report) -> str:
 
 
 def _sensitivity_section(sensitivity: SensitivityTable) -> str:
-    widths = sorted(
-        {bits for row in sensitivity.table.values() for bits in row}, key=lambda bits: (str(type(bits)), bits)
-    )
-    lowest = widths[0]
-    values = {unit: max(row[lowest], 0.0) for unit, row in sensitivity.table.items() if lowest in row}
+    baseline = short_bits(sensitivity.baseline)
+    widths = sorted({bits for row in sensitivity.table.values() for bits in row if bits != baseline}, key=as_pair)
     rows = "".join(
         f"<tr><td>{escape(unit)}</td>"
-        + "".join(f"<td>{row[bits]:.2e}</td>" if bits in row else "<td></td>" for bits in widths)
+        + "".join(f"<td>{row[bits]:.2e}</td>" if row.get(bits) else "<td></td>" for bits in widths)
         + "</tr>"
         for unit, row in sensitivity.table.items()
     )
     head = "".join(f"<th>{escape(bits_to_text(bits))} bits</th>" for bits in widths)
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    picture = draw_units(values, lambda value: f"{value:.0e}".replace("e-0", "e-"), WARM, log=True)
     note = (
-        f"What it costs the network ({escape(sensitivity.metric)}) to have one unit at {bits_to_text(lowest)} bits "
-        f"and all others at {bits_to_text(short_bits(sensitivity.baseline))}, on {sensitivity.images} images; colours "
-        "are logarithmic."
+        f"What it costs the network ({escape(sensitivity.metric)}) to have one unit at fewer bits and all others at "
+        f"{bits_to_text(baseline)}, on {sensitivity.images} images; colours are logarithmic."
     )
-    return _section("Sensitivity", picture + f"<details><summary>all widths</summary>{table}</details>", note)
+    pictures = "".join(_draw_damage(sensitivity, bits) for bits in _fewest_bits(sensitivity, widths))
+    return _section("Sensitivity", pictures + f"<details><summary>all widths</summary>{table}</details>", note)
+
+
+def _fewest_bits(sensitivity: SensitivityTable, widths: Sequence[int | Bits]) -> list[int | Bits]:
+    """Return the fewest bits that were measured of both together, of weights alone and of activations alone."""
+    weight_bits, input_bits = sensitivity.baseline
+    together = [bits for bits in widths if isinstance(bits, int)]
+    apart = [bits for bits in widths if not isinstance(bits, int)]
+    of_weights = [bits for bits in apart if bits[1] == input_bits]
+    of_inputs = [bits for bits in apart if bits[0] == weight_bits]
+    return [kind[0] for kind in (together, of_weights, of_inputs) if kind]
+
+
+def _draw_damage(sensitivity: SensitivityTable, bits: int | Bits) -> str:
+    # A matmul has no weight, and no damage from its bits.
+    values = {unit: max(row[bits], 0.0) for unit, row in sensitivity.table.items() if row.get(bits)}
+    texts = {unit: f"{value:.0e}".replace("e-0", "e-") for unit, value in values.items()}
+    name = f"{bits} bits" if isinstance(bits, int) else f"{bits_to_text(bits)} bits (weights/activations)"
+    return f"<p>At {escape(name)}:</p>{draw_units(values, texts, WARM, log=True)}"
 
 
 def _frontier_section(report: Report) -> str:

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, bits_to_text, short_bits
+from optimum_mixq.artifacts import (
+    LARGEST_BITS,
+    SMALLEST_BITS,
+    BitPlan,
+    LayerRelevance,
+    SensitivityTable,
+    bits_to_text,
+    short_bits,
+)
 from optimum_mixq.card import Evaluated, Timing
+from optimum_mixq.choices import target_bits
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch
-from optimum_mixq.pipeline import quantize_model, sweep_plans, target_bits
+from optimum_mixq.pipeline import quantize_model, sweep_plans
 from optimum_mixq.report import Contender, HeatMap, Report, float_parts, name_machine
 from optimum_mixq.stages.costs import measure_costs
 from optimum_mixq.stages.evaluation import measure_latency, measure_logits, score
@@ -87,22 +96,24 @@ def _frontier(
     """Return the best plans from the fewest to the most bits that every unit was measured at, in half bits."""
     if sensitivity is None:
         return ()
-    widths = _tied_widths(sensitivity)
+    widths, tied = _measured_widths(sensitivity)
     if len(widths) < 2:
         return ()
     averages = [widths[0] + half / 2 for half in range(1, 2 * (widths[-1] - widths[0]) + 1)]
     sweeping = MixQConfig(
-        candidate_bits=tuple(widths), arithmetic=config.arithmetic, alpha=config.alpha, solver=config.solver,
-        overrides=config.overrides, exclude=config.exclude,
+        candidate_bits=tuple(widths), tie_bits=tied, arithmetic=config.arithmetic, alpha=config.alpha,
+        solver=config.solver, overrides=config.overrides, exclude=config.exclude,
     )  # fmt: skip
     return tuple(sweep_plans(model, relevance, sensitivity, sweeping, averages))
 
 
-def _tied_widths(sensitivity: SensitivityTable) -> list[int]:
-    rows = [{bits for bits in row if isinstance(bits, int)} for row in sensitivity.table.values()]
-    measured = set.intersection(*rows)
-    # The baseline stands in every row, measured or not.
-    return sorted(measured - ({sensitivity.baseline[0]} if max(measured) == sensitivity.baseline[0] else set()))
+def _measured_widths(sensitivity: SensitivityTable) -> tuple[list[int], bool]:
+    """Return the widths that every unit was measured at, and whether weights and activations had them together."""
+    weight_bits, input_bits = sensitivity.baseline
+    widths = [bits for bits in range(SMALLEST_BITS, LARGEST_BITS + 1) if bits not in sensitivity.baseline]
+    together = [bits for bits in widths if sensitivity.covers([(bits, bits)])]
+    apart = [bits for bits in widths if sensitivity.covers([(bits, input_bits), (weight_bits, bits)])]
+    return (together, True) if len(together) > len(apart) else (apart, False)
 
 
 def _heat_maps(model: PreTrainedModel, pixels: Tensor) -> tuple[HeatMap, ...]:

@@ -44,7 +44,7 @@ def test_the_metadata_can_be_read_back_and_holds_the_result():
         "the same 1000 images (me/pictures, split test)",
         "8.0 x smaller",
         "on a machine: float 2.00 ms",
-        "1 units at 4 bits, 1 units at 4/8 bits",
+        "Weights at 4 bits, activations at 4 to 8;",
         "Budget: average bits 4.",
         "Achieved: average bits 3.99, bytes 1,234.",
         "| blocks.0.fc2 | 4/8 |",

@@ -29,7 +29,7 @@ def test_a_single_point_is_drawn_and_a_marked_one_stands_out():
 
 def test_the_grid_of_units_has_a_cell_for_each_and_the_greatest_is_darkest():
     values = {"stages.0.blocks.0.fc1": 3.0, "stages.0.blocks.0.fc2": 5.0, "stages.0.reduction": 4.0}
-    tree = ElementTree.fromstring(draw_units(values, lambda value: f"{value:.0f}"))
+    tree = ElementTree.fromstring(draw_units(values, {unit: f"{value:.0f}" for unit, value in values.items()}))
     cells = {group.find(f"{SVG}title").text: group for group in tree.findall(f"{SVG}g")}
     assert set(cells) == {f"{unit}: {value:g}" for unit, value in values.items()}
 

@@ -1,4 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -85,11 +86,28 @@ def test_the_json_tells_what_was_measured(made):
     content = json.loads((folder / "report.json").read_text())
     names = [contender["name"] for contender in content["contenders"]]
     assert names[0] == "float" and names[-1] in ("this model", "uniform 4")
-    assert content["bits"] == {unit: bits[0] for unit, bits in quantizer.plan.bits.items()}
+    expected = {unit: bits[0] if bits[0] == bits[1] else list(bits) for unit, bits in quantizer.plan.bits.items()}
+    assert content["bits"] == expected
     assert content["relevance"] == quantizer.relevance.scores
     scores = [point["objective"] for point in content["frontier"]]
     assert scores == sorted(scores, reverse=True) and len(scores) > 3
     assert content["contenders"][-1]["evaluation"]["images"] == 32 == report.contenders[-1].evaluation.images
+
+
+def test_damage_of_weights_and_of_activations_is_drawn_apart(made):
+    _, folder, _ = made
+    page = (folder / "report.html").read_text()
+    weights, activations = page.split("<p>At 3/8 bits (weights/activations):</p>")[1].split("<p>At 8/3 bits (")
+    # A matmul has no weight.
+    assert ".qk:" not in weights and ".fc1:" in weights and ".qk:" in activations
+
+
+def test_tied_bits_are_drawn_once_and_have_a_frontier(vit, tmp_path):
+    quantizer, pixels = MixQQuantizer.from_pretrained(vit), random_pixels(vit, 24)
+    quantizer.quantize(dataclasses.replace(SMALL, tie_bits=True), pixels)
+    assert len(quantizer.report(pixels, tmp_path).frontier) > 3
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<p>At ") == 1 and "<p>At 3 bits:</p>" in page
 
 
 def test_the_sizes_are_those_of_the_tensors(made):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, log_steps
 from optimum_mixq.quant.packing import int16_to_scale, scale_to_int16
+from optimum_mixq.quant.prepared import PreparedModule
 
 
 # Asked once: torch.compile does not trace the question (torch 2.13).
@@ -20,7 +21,7 @@ CPU_MULTIPLIES_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported()
 CACHED_SCORES = 2**19
 
 
-class AttentionQuantizer(nn.Module):
+class AttentionQuantizer(PreparedModule):
     """Attention whose operands are rounded to their grids; bits of None leave a matmul as it is.
 
     Scales are float16 kept as int16 bits, since `.to(dtype)` and checkpoint loaders cast floating buffers.
@@ -135,13 +136,7 @@ class AttentionQuantizer(nn.Module):
         powers = F.dropout(powers, dropout, self.training)
         return (torch.matmul(powers, value) / total).transpose(1, 2).contiguous()
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
-        self.prepare()
-        return self
-
-    def _load_from_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        super()._load_from_state_dict(*args, **kwargs)
+    def renew(self) -> None:
         self.prepare()
 
     def _integers(self, name: str, operand: Tensor, bits: int) -> Tensor:

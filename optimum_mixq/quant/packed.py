@@ -21,9 +21,10 @@ from optimum_mixq.quant.layers import (
     layer_arithmetic,
 )
 from optimum_mixq.quant.packing import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
+from optimum_mixq.quant.prepared import PreparedModule
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(PreparedModule):
     """A linear layer of packed codes that multiplies integers.
 
     `weight` holds the packed codes, flat uint8, under the float weight's own key: who loads the file without this
@@ -164,19 +165,9 @@ class PackedLinear(nn.Module):
         if self._joint is not None:
             self._joint.complete_copy()
         else:
-            self._renew()
+            self.renew()
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
-        self._renew()
-        return self
-
-    def _load_from_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        super()._load_from_state_dict(*args, **kwargs)
-        self._renew()
-
-    def _renew(self) -> None:
-        """Build anew what is derived from the buffers."""
+    def renew(self) -> None:
         if self._joint is not None:
             self._joint.renew(self)
         elif not self.weight.is_meta:

@@ -11,9 +11,10 @@ from optimum_mixq.quant.kernels import IntegerLinear
 from optimum_mixq.quant.layers import QuantConv2d
 from optimum_mixq.quant.packing import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
 from optimum_mixq.quant.patches import build_kernels, embed_patches
+from optimum_mixq.quant.prepared import PreparedModule
 
 
-class PackedConv2d(nn.Module):
+class PackedConv2d(PreparedModule):
     """A patch embedding of packed codes that multiplies integers.
 
     ViT and DeiT read `weight.dtype` and cast pixels to it (transformers 5.9 to 5.23), so the codes lie in
@@ -104,18 +105,9 @@ class PackedConv2d(nn.Module):
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self._renew()
+        self.renew()
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
-        self._renew()
-        return self
-
-    def _load_from_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        super()._load_from_state_dict(*args, **kwargs)
-        self._renew()
-
-    def _renew(self) -> None:
+    def renew(self) -> None:
         self._weight = None
         if not self.mixq_codes.is_meta:
             self.prepare()

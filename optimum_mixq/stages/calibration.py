@@ -8,11 +8,10 @@ turns it into integers.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -40,7 +39,7 @@ from optimum_mixq.quant.observers import (
     searched_grid,
     searched_weight_grid,
 )
-from optimum_mixq.quant.reparameterization import clip_grid, fold
+from optimum_mixq.quant.reparameterization import balance, clip_grid, fold, search_clip
 from optimum_mixq.quant.rounding import MomentAccumulator, correct_weight, round_compensated
 from optimum_mixq.replay import (
     BlockCall,
@@ -55,7 +54,6 @@ from optimum_mixq.replay import (
 )
 
 
-CLIP_CANDIDATES = (None, 3.0, 2.0, 1.5)
 # Values (rows times channels) that the patch embedding may put out at once: four images of a ViT-B of 224 pixels.
 LARGEST_BATCH = 4 * 196 * 768
 
@@ -81,10 +79,12 @@ def calibrate_variants(
     pixel_batches: Sequence[Tensor],
     config: MixQConfig,
     candidates: Sequence[Bits],
+    convert: Callable[[nn.Module], nn.Module] = lambda module: module,
 ) -> tuple[PreTrainedModel, Variants]:
     """Return what `calibrate` does, and beside it each unit once more at each of the other candidate bits.
 
-    A variant is calibrated on what the units before it put out at the bits of the plan.
+    A variant is calibrated on what the units before it put out at the bits of the plan. Its modules are converted
+    block by block: packed ones take a fraction of the memory.
     """
     architecture = describe(model)
     plan.check_fits(architecture)
@@ -104,7 +104,8 @@ def calibrate_variants(
         for block in architecture.blocks:
             step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config, candidates)
             float_hidden, hidden = step.run(float_hidden, hidden)
-            variants |= step.variants
+            for unit, row in step.variants.items():
+                variants[unit] = {bits: {name: convert(part) for name, part in row[bits].items()} for bits in row}
             return_freed_memory()
             bar.update()
     _calibrate_heads(quantized, architecture, calls, pixel_batches[0][:1], hidden, config)
@@ -184,7 +185,7 @@ class _BlockCalibration:
         outputs = [float_outputs.pop(name) for name in unit.modules]
         if unit.kind == "qkv" and self.config.balance:
             query, key = (self.quantized.get_submodule(name) for name in unit.modules[:2])
-            outputs[:2] = _balance(query, key, *outputs[:2])
+            outputs[:2] = balance(query, key, *outputs[:2])
         return outputs[0] if len(outputs) == 1 else [torch.cat(batch, -1) for batch in zip(*outputs, strict=True)]
 
     def _inputs(self, module: str, hidden: Sequence[Tensor]) -> list[Tensor]:
@@ -201,7 +202,8 @@ class _BlockCalibration:
     ) -> UniformGrid:
         deviations = self.config.clip
         if deviations == "search":
-            deviations = _search_clip(layers, grid, inputs[0], weight_bits)
+            rows = inputs[0].flatten(0, -2)
+            deviations = search_clip(_joined(layers)[0], grid, rows[:: max(1, len(rows) // 512)], weight_bits)
         clipped = clip_grid(grid, deviations)
         return fold(self.quantized.get_submodule(norm.norm), layers, clipped, norm.shift_foldable)
 
@@ -253,30 +255,6 @@ class _BlockCalibration:
             quantizer.qk_bits = bits
         else:
             quantizer.av_bits = bits
-
-
-def _balance(
-    query: nn.Linear, key: nn.Linear, queries: list[Tensor], keys: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Move each channel's magnitude from query to key or back until both are alike, centre the keys; in place.
-
-    A factor moved between a channel of the query and of the key leaves their products alone, and what is added to
-    all keys adds the same number to all scores of a query, which softmax does not see. Returns what the two layers,
-    in the float model, would put out now; `queries` and `keys` are what they did.
-    """
-    if key.bias is not None:
-        centre = torch.stack([batch.flatten(0, -2).mean(0) for batch in keys]).mean(0)
-        key.bias.sub_(centre)
-        keys = [batch - centre for batch in keys]
-    largest_query, largest_key = (
-        torch.stack([batch.flatten(0, -2).abs().amax(0) for batch in batches]).amax(0) for batches in (queries, keys)
-    )
-    ratio = (largest_key / largest_query.clamp(min=1e-12)).sqrt().clamp(1e-3, 1e3)
-    for layer, factor in ((query, ratio), (key, 1 / ratio)):
-        layer.weight.mul_(factor[:, None])
-        if layer.bias is not None:
-            layer.bias.mul_(factor)
-    return [batch * ratio for batch in queries], [batch / ratio for batch in keys]
 
 
 def _input_grid(observation: Observation, bits: int, config: MixQConfig) -> UniformGrid:
@@ -334,20 +312,6 @@ def _split(
         part_bias = None if bias is None else bias[rows].clone()
         quantized.append(QuantLinear(weight[rows].clone(), part_bias, part, input_grid, config.arithmetic))
     return quantized
-
-
-def _search_clip(layers: list[nn.Linear], grid: UniformGrid, inputs: Tensor, weight_bits: int) -> float | None:
-    """Return the clip whose folded, plainly rounded layers come closest to the float output."""
-    weight, _ = _joined(layers)
-    rows = inputs.flatten(0, -2)[:: max(1, inputs[..., 0].numel() // 512)]
-    target = F.linear(rows, weight)
-    errors = []
-    for deviations in CLIP_CANDIDATES:
-        clipped = clip_grid(grid, deviations)
-        folded = weight * clipped.scale
-        rounded = fake_quantize(folded, searched_weight_grid(folded, weight_bits)) / clipped.scale
-        errors.append(float((F.linear(fake_quantize(rows, clipped), rounded) - target).square().mean()))
-    return CLIP_CANDIDATES[errors.index(min(errors))]
 
 
 def _split_batches(stem: nn.Module, pixel_batches: Sequence[Tensor]) -> list[Tensor]:

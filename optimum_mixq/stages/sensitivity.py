@@ -54,9 +54,9 @@ def measure_sensitivity(
     The metric is, averaged over images, KL(baseline || quantized) ("shift"), KL(float || quantized) ("kl"), both of
     logits divided by the temperature and times its square, the cross-entropy of the labels, or the share of wrong
     predictions ("accuracy"); `model` is the float model. What comes before the changed block is computed once per
-    batch. With `progress_file` the sums are saved as they grow, and a
-    run that was stopped goes on where it was; `settings` are what the variants were made with: a file of other
-    settings, weights or images is refused. Under `accelerate launch` each process takes every n-th block.
+    batch. With `progress_file` the sums are saved as they grow, and a run that was stopped goes on where it was;
+    `settings` are what the variants were made with: a file of other settings, weights or images is refused. Under
+    `accelerate launch` each process takes every n-th block.
     """
     if metric not in METRICS:
         raise ValueError(f"Expected metric to be one of {', '.join(METRICS)}, found {metric!r}.")

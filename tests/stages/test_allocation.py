@@ -218,8 +218,8 @@ def test_three_hundred_units_and_three_budgets_take_seconds():
 def test_scores_are_relevance_to_a_power_times_sensitivity():
     table = SensitivityTable({"a": {3: 0.5, 8: 0.0}, "b": {(3, 8): 0.1, (8, 3): 0.3, 8: 0.0}}, (8, 8), 0.0, "kl", 4)
     relevance = LayerRelevance({"a": 0.25, "b": 0.75}, 0.0, 4)
-    scores = combine_scores(relevance, table, [(3, 3), (8, 8)], alpha=0.5)
+    scores = combine_scores(relevance, table, {unit: [(3, 3), (8, 8)] for unit in "ab"}, alpha=0.5)
     assert scores["a"] == {(3, 3): pytest.approx(0.25), (8, 8): 0.0}
     # What was measured apart adds up.
     assert scores["b"][(3, 3)] == pytest.approx(0.75**0.5 * 0.4)
-    assert combine_scores(None, table, [(3, 3)])["a"][(3, 3)] == 0.5
+    assert combine_scores(None, table, {unit: [(3, 3)] for unit in "ab"})["a"][(3, 3)] == 0.5

@@ -9,7 +9,8 @@ from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.quant.layers import QuantConv2d, QuantLinear
-from optimum_mixq.stages.calibration import _balance, _split_batches, calibrate
+from optimum_mixq.quant.reparameterization import balance
+from optimum_mixq.stages.calibration import _split_batches, calibrate
 from optimum_mixq.stages.conversion import pack
 from optimum_mixq.stages.evaluation import score
 
@@ -123,7 +124,7 @@ def test_balancing_query_and_key_leaves_attention_alone(vit):
 
     with torch.no_grad():
         before, queries, keys = attend(), layer.q_proj(hidden), layer.k_proj(hidden)
-        promised = _balance(layer.q_proj, layer.k_proj, [queries], [keys])
+        promised = balance(layer.q_proj, layer.k_proj, [queries], [keys])
         assert torch.allclose(attend(), before, atol=1e-5)
         assert torch.allclose(promised[0][0], layer.q_proj(hidden), atol=1e-5)
         assert torch.allclose(promised[1][0], layer.k_proj(hidden), atol=1e-5)

@@ -1,0 +1,72 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""What a configuration leaves to choose from: its budget, and the bits that each unit may get."""
+
+import math
+
+from optimum_mixq.artifacts import Bits, UnitCosts
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.stages.allocation import Budget
+
+
+def budget_of(config: MixQConfig, costs: UnitCosts) -> Budget:
+    """Return the limits that a configuration sets: `bits` stands for average bits and for uniform bit operations."""
+    size = None if config.size_mb is None else int(config.size_mb * 1e6)
+    limits = [] if config.bops is None else [math.floor(config.bops)]
+    average = None
+    if config.bits is not None:
+        weight_bits, input_bits = config.bits if isinstance(config.bits, tuple) else (config.bits, config.bits)
+        average = float(weight_bits)
+        limits.append(_uniform_bops(costs, weight_bits, input_bits))
+    return Budget(average, size, min(limits) if limits else None)
+
+
+def target_bits(config: MixQConfig, costs: UnitCosts) -> Bits:
+    """Return the uniform bits nearest to the budget."""
+    if isinstance(config.bits, tuple):
+        return config.bits
+    if config.bits is not None:
+        return (round(config.bits), round(config.bits))
+    budget = budget_of(config, costs)
+    for bits in range(8, 2, -1):
+        plan = dict.fromkeys(costs.macs, (bits, bits))
+        if costs.bytes(plan) <= (budget.bytes or math.inf) and costs.bops(plan) <= (budget.bops or math.inf):
+            return (bits, bits)
+    return (2, 2)
+
+
+def candidate_bits(config: MixQConfig, target: Bits, costs: UnitCosts) -> dict[str, tuple[Bits, ...]]:
+    """Return the bits that each unit may get."""
+    pairs = _candidate_pairs(config, target)
+    # The bits of a matmul are those of its activations: of what differs in the weight's bits alone, one is enough.
+    of_input = {bits[1]: bits for bits in sorted(pairs, key=lambda bits: bits[0] == bits[1])}
+    for_matmuls = tuple(sorted(of_input.values()))
+    return {unit: pairs if weights else for_matmuls for unit, weights in costs.weights.items()}
+
+
+def measured_bits(config: MixQConfig, target: Bits) -> tuple[Bits, ...]:
+    """Return the bits that each unit is measured at: what is chosen apart is measured apart, and adds up."""
+    pairs = _candidate_pairs(config, target)
+    if config.tie_bits and target[0] == target[1]:
+        return pairs
+    apart = [((weight, config.baseline), (config.baseline, input_)) for weight, input_ in pairs]
+    return tuple(sorted({bits for pair in apart for bits in pair}))
+
+
+def _candidate_pairs(config: MixQConfig, target: Bits) -> tuple[Bits, ...]:
+    if config.candidate_bits is not None:
+        weights = inputs = tuple(sorted(set(config.candidate_bits)))
+    else:
+        weights, inputs = (tuple(range(max(2, bits - 1), min(8, bits + 2) + 1)) for bits in target)
+    if config.tie_bits and target[0] == target[1]:
+        return tuple((bits, bits) for bits in weights)
+    return tuple((weight, input_) for weight in weights for input_ in inputs)
+
+
+def _uniform_bops(costs: UnitCosts, weight_bits: float, input_bits: float) -> int:
+    """Return the bit operations of uniform bits; between two widths, those in between."""
+
+    def at(bits: tuple[int, int]) -> int:
+        return costs.bops(dict.fromkeys(costs.macs, bits))
+
+    low, high = (math.floor(weight_bits), math.floor(input_bits)), (math.ceil(weight_bits), math.ceil(input_bits))
+    return math.floor(at(low) + (input_bits - low[1]) * (at(high) - at(low)))
