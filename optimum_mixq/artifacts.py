@@ -113,15 +113,19 @@ class SensitivityTable:
 
     def damage(self, unit: str, bits: Bits) -> float:
         """Return the damage at (weight bits, activation bits); what was measured apart adds up."""
-        row = self.table[unit]
+        return sum(self.table[unit][part] for part in self._entries(unit, bits))
+
+    def tells(self, unit: str, bits: Bits) -> bool:
+        """Return whether the damage at these bits was measured, or its parts were."""
+        return unit in self.table and all(part in self.table[unit] for part in self._entries(unit, bits))
+
+    def _entries(self, unit: str, bits: Bits) -> list[int | Bits]:
         if bits == self.baseline:
-            return 0.0
-        if short_bits(bits) in row:
-            return row[short_bits(bits)]
-        return sum(
-            0.0 if part == self.baseline else row[short_bits(part)]
-            for part in ((bits[0], self.baseline[1]), (self.baseline[0], bits[1]))
-        )
+            return []
+        if short_bits(bits) in self.table[unit]:
+            return [short_bits(bits)]
+        parts = ((bits[0], self.baseline[1]), (self.baseline[0], bits[1]))
+        return [short_bits(part) for part in parts if part != self.baseline]
 
     def covers(self, candidates: Iterable[Bits]) -> bool:
         """Return whether every unit was measured at all of these bits."""

@@ -75,7 +75,7 @@ def draw_frontier(points: Sequence[tuple[float, float, str]], marked: Sequence[t
                 for size, score, label in points
             ),
             *(
-                _point(place(size, score), f"{size:.2f} MB, {score:.4g}", label, "#dc2626", below=True)
+                _point(place(size, score), f"{size:.2f} MB, {score:.4g}", label, "#dc2626", left=True)
                 for size, score, label in marked
             ),
             "</svg>",
@@ -118,12 +118,12 @@ def _cell(x: float, y: float, share: float, text: str, title: str, dark: Colour)
     )
 
 
-def _point(place: tuple[float, float], title: str, label: str, colour: str, below: bool = False) -> str:
+def _point(place: tuple[float, float], title: str, label: str, colour: str, left: bool = False) -> str:
     x, y = place
-    text_y = y + 18 if below else y - 7
+    text_x, text_y, anchor = (x - 8, y + 4, "end") if left else (x + 7, y - 7, "start")
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(title)}</title></circle>'
-        f'<text x="{x + 7:.1f}" y="{text_y:.1f}" class="axis">{escape(label)}</text>'
+        f'<text x="{text_x:.1f}" y="{text_y:.1f}" class="axis" text-anchor="{anchor}">{escape(label)}</text>'
     )
 
 

@@ -59,6 +59,7 @@ class Report:
     relevance: LayerRelevance | None
     sensitivity: SensitivityTable | None
     frontier: tuple[BitPlan, ...]
+    score: float | None  # of the plan, by what the frontier's plans have least of
     float_parts: dict[str, int]
     heat_maps: tuple[HeatMap, ...]
 
@@ -85,6 +86,7 @@ class Report:
             "plan": self.plan.provenance,
             "relevance": None if self.relevance is None else self.relevance.scores,
             "sensitivity": None if self.sensitivity is None else self.sensitivity.as_text(),
+            "score": self.score,
             "frontier": [plan.provenance["achieved"] | _objective(plan) for plan in self.frontier],
             "float_parts": self.float_parts,
         }
@@ -254,9 +256,13 @@ def _draw_damage(sensitivity: SensitivityTable, bits: int | Bits) -> str:
 
 def _frontier_section(report: Report) -> str:
     points = frontier_points(report.frontier)
-    own = frontier_points([report.plan]) if "objective" in report.plan.provenance else []
-    marked = [(size, score, "this model") for size, score, _ in own]
-    note = "The least total score that each size allows, from the same measurements."
+    achieved, marked = report.plan.provenance.get("achieved"), []
+    if achieved is not None and report.score is not None:
+        marked = [(achieved["bytes"] / 1e6, report.score, "this model")]
+    note = (
+        "The least total score that each size allows, from the same measurements. Of several plans the one nearest to "
+        "the float model is kept, which need not be the one of least score."
+    )
     return _section("Frontier", draw_frontier(points, marked), note)
 
 

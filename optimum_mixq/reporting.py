@@ -1,6 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Measures what a report tells: float, uniform and this model side by side, the frontier, and a few heat maps."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch
 from optimum_mixq.pipeline import quantize_model, sweep_plans
 from optimum_mixq.report import Contender, HeatMap, Report, float_parts, name_machine
+from optimum_mixq.stages.allocation import combine_scores
 from optimum_mixq.stages.costs import measure_costs
 from optimum_mixq.stages.evaluation import measure_latency, measure_logits, score
 from optimum_mixq.stages.relevance import explain
@@ -63,6 +65,7 @@ def build_report(
         relevance=relevance,
         sensitivity=sensitivity,
         frontier=_frontier(model, relevance, sensitivity, config),
+        score=_total_score(plan, relevance, sensitivity, config.alpha),
         float_parts=float_parts(quantized),
         heat_maps=_heat_maps(model, pixels),
     )
@@ -105,6 +108,15 @@ def _frontier(
         solver=config.solver, overrides=config.overrides, exclude=config.exclude,
     )  # fmt: skip
     return tuple(sweep_plans(model, relevance, sensitivity, sweeping, averages))
+
+
+def _total_score(
+    plan: BitPlan, relevance: LayerRelevance | None, sensitivity: SensitivityTable | None, alpha: float
+) -> float | None:
+    if sensitivity is None or not all(sensitivity.tells(unit, bits) for unit, bits in plan.bits.items()):
+        return None
+    scores = combine_scores(relevance, sensitivity, {unit: [bits] for unit, bits in plan.bits.items()}, alpha)
+    return math.fsum(scores[unit][bits] for unit, bits in plan.bits.items())
 
 
 def _measured_widths(sensitivity: SensitivityTable) -> tuple[list[int], bool]:

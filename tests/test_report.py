@@ -91,6 +91,9 @@ def test_the_json_tells_what_was_measured(made):
     assert content["relevance"] == quantizer.relevance.scores
     scores = [point["objective"] for point in content["frontier"]]
     assert scores == sorted(scores, reverse=True) and len(scores) > 3
+    # No plan of this budget lies below the frontier, whatever it was chosen for.
+    (least,) = [point["objective"] for point in content["frontier"] if 3.9 < point["average_bits"] <= 4]
+    assert content["score"] >= least * (1 - 1e-9)
     assert content["contenders"][-1]["evaluation"]["images"] == 32 == report.contenders[-1].evaluation.images
 
 
