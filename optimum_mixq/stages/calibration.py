@@ -26,11 +26,12 @@ from optimum_mixq.architectures import (
 )
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
+from optimum_mixq.joint_rounding import join_layers, round_layers
 from optimum_mixq.memory import return_freed_memory
 from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.attention import AttentionQuantizer
-from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite, round_to_codes
-from optimum_mixq.quant.layers import QuantConv2d, QuantLinear, layer_arithmetic
+from optimum_mixq.quant.grids import UniformGrid, require_finite, round_to_codes
+from optimum_mixq.quant.layers import QuantConv2d, QuantLinear
 from optimum_mixq.quant.observers import (
     Observation,
     RowObserver,
@@ -40,7 +41,6 @@ from optimum_mixq.quant.observers import (
     searched_weight_grid,
 )
 from optimum_mixq.quant.reparameterization import balance, clip_grid, fold, search_clip
-from optimum_mixq.quant.rounding import MomentAccumulator, correct_weight, round_compensated
 from optimum_mixq.replay import (
     BlockCall,
     captured_inputs,
@@ -173,7 +173,7 @@ class _BlockCalibration:
             if norm is not None:
                 grid = self._fold(norm, layers, grid, inputs, bits[0])
                 seen = self._inputs(unit.modules[0], hidden)
-            rounded = _round_weight(layers, grid, seen, targets, bits[0], self.config)
+            rounded = round_layers(layers, grid, seen, targets, bits[0], self.config)
             for name, layer in zip(unit.modules, rounded, strict=True):
                 replace_module(self.quantized, name, layer)
             self.variants[unit.name][bits] = {name: self.quantized.get_submodule(name) for name in touched}
@@ -203,7 +203,7 @@ class _BlockCalibration:
         deviations = self.config.clip
         if deviations == "search":
             rows = inputs[0].flatten(0, -2)
-            deviations = search_clip(_joined(layers)[0], grid, rows[:: max(1, len(rows) // 512)], weight_bits)
+            deviations = search_clip(join_layers(layers)[0], grid, rows[:: max(1, len(rows) // 512)], weight_bits)
         clipped = clip_grid(grid, deviations)
         return fold(self.quantized.get_submodule(norm.norm), layers, clipped, norm.shift_foldable)
 
@@ -259,59 +259,6 @@ class _BlockCalibration:
 
 def _input_grid(observation: Observation, bits: int, config: MixQConfig) -> UniformGrid:
     return searched_grid(observation, bits) if config.input_search else minmax_grid(observation, bits)
-
-
-def _round_weight(
-    layers: list[nn.Linear],
-    grid: UniformGrid,
-    inputs: list[Tensor],
-    targets: list[Tensor],
-    weight_bits: int,
-    config: MixQConfig,
-) -> list[QuantLinear]:
-    """Return the layers, which read the same input on `grid`, with corrected and rounded weights."""
-    weight, bias = _joined(layers)
-    moments = MomentAccumulator()
-    for batch, target in zip(inputs, targets, strict=True):
-        moments.observe(round_to_codes(batch, grid).to(torch.uint8), target)
-    statistics = moments.result().of_values(grid)
-    del moments
-    if config.correction:
-        weight, bias = correct_weight(weight, bias, statistics, config.ridge)
-    # The bias takes up a rounding error's mean, so only its variance has to be kept small.
-    moment = statistics.second_moment if bias is None else statistics.covariance
-    scale = grid.scale.expand(weight.shape[1])
-    folded = layer_arithmetic(config.arithmetic, weight_bits) == "folded"
-    if folded:
-        weight, moment = weight * scale, moment / scale[:, None] / scale[None, :]
-    columns = moment.diagonal() if config.weight_search else None
-    weight_grid = searched_weight_grid(weight, weight_bits, columns, search=config.weight_search)
-    if config.compensation:
-        rounded = round_compensated(weight, weight_grid, moment)
-    else:
-        rounded = fake_quantize(weight, weight_grid)
-    if bias is not None:
-        error = weight - rounded
-        bias = bias + (error / scale if folded else error) @ statistics.mean
-    return _split(layers, rounded / scale if folded else rounded, bias, weight_grid, grid, config)
-
-
-def _split(
-    layers: list[nn.Linear],
-    weight: Tensor,
-    bias: Tensor | None,
-    weight_grid: UniformGrid,
-    input_grid: UniformGrid,
-    config: MixQConfig,
-) -> list[QuantLinear]:
-    quantized, start = [], 0
-    for layer in layers:
-        rows = slice(start, start + layer.out_features)
-        start = rows.stop
-        part = UniformGrid(weight_grid.scale[rows], weight_grid.zero_point[rows], weight_grid.bits)
-        part_bias = None if bias is None else bias[rows].clone()
-        quantized.append(QuantLinear(weight[rows].clone(), part_bias, part, input_grid, config.arithmetic))
-    return quantized
 
 
 def _split_batches(stem: nn.Module, pixel_batches: Sequence[Tensor]) -> list[Tensor]:
@@ -375,9 +322,3 @@ def _require_float(model: PreTrainedModel) -> None:
                 "Load it with dtype=torch.float32."
             )
         require_finite(parameter, name)
-
-
-def _joined(layers: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
-    """Return the stacked weights (O, C) and biases (O,) of layers that read the same input."""
-    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
-    return torch.cat([layer.weight for layer in layers]), bias
