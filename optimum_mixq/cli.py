@@ -13,12 +13,13 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from transformers.utils import logging
 
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.data import draw_rows, open_images
+from optimum_mixq.data import draw_rows
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
 from optimum_mixq.pictures import draw_frontier
 from optimum_mixq.quantizer import MixQQuantizer
 from optimum_mixq.report import Contender, frontier_points, frontier_table
 from optimum_mixq.sharing import megabytes_of
+from optimum_mixq.sources import open_images
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 from optimum_mixq.training_config import MixQTrainingConfig
 

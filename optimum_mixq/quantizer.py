@@ -19,7 +19,7 @@ from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.card import Evaluated, Timing, model_card
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.data import Batch, Images, draw_rows, exclude_fingerprints, open_images
+from optimum_mixq.data import Batch, Images, draw_rows, exclude_fingerprints
 from optimum_mixq.pipeline import (
     choose_plan,
     plan_within_budget,
@@ -32,6 +32,7 @@ from optimum_mixq.pipeline import (
 from optimum_mixq.report import Report
 from optimum_mixq.reporting import build_report
 from optimum_mixq.sharing import appearing_folder, megabytes_of, require_empty, upload
+from optimum_mixq.sources import open_images
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 from optimum_mixq.stages.training import EpochResult
 from optimum_mixq.training_config import MixQTrainingConfig

@@ -16,6 +16,7 @@ RANKS = {
     "artifacts": 0,
     "architectures": 0,
     "data": 0,
+    "sources": 0,
     "demo": 0,
     "replay": 0,
     "progress": 0,
@@ -56,7 +57,8 @@ RANKS = {
     "cli": 5,
 }
 WITHIN_RANK = {
-    ("data", "architectures"),
+    ("sources", "architectures"),
+    ("sources", "data"),
     ("artifacts", "architectures"),
     ("config", "architectures"),
     ("replay", "architectures"),
