@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""What a packed model's layers compute together: the GELU after a layer, and products of the same input."""
+"""What a packed model's layers compute together: LayerNorm by rows, the GELU after a layer, products of one input."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,22 @@ from transformers.activations import ACT2FN, GELUActivation
 
 from optimum_mixq.architectures import describe, replace_module
 from optimum_mixq.quant.grids import UniformGrid
+from optimum_mixq.quant.norms import RowLayerNorm, can_go_by_rows
 from optimum_mixq.quant.packed import JointProduct, PackedLinear
+
+
+def fuse_layers(model: PreTrainedModel) -> None:
+    """Let a packed model compute together what it can, in place: it gives the same to float rounding."""
+    fuse_activations(model)
+    join_products(model)
+    fuse_norms(model)
+
+
+def separate_layers(model: PreTrainedModel) -> None:
+    """Undo `fuse_layers`, in place."""
+    separate_activations(model)
+    separate_products(model)
+    separate_norms(model)
 
 
 def fuse_activations(model: PreTrainedModel) -> None:
@@ -48,6 +63,20 @@ def separate_products(model: PreTrainedModel) -> None:
     for layers in _readers_of_one_input(model):
         for layer in layers:
             layer.join(None)
+
+
+def fuse_norms(model: PreTrainedModel) -> None:
+    """Let compiled LayerNorms be one pass with what stands around them, in place."""
+    for name, module in list(model.named_modules()):
+        if can_go_by_rows(module):
+            replace_module(model, name, RowLayerNorm.of(module))
+
+
+def separate_norms(model: PreTrainedModel) -> None:
+    """Undo `fuse_norms`, in place."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, RowLayerNorm):
+            replace_module(model, name, module.to_plain())
 
 
 def _readers_of_one_input(model: PreTrainedModel) -> Iterator[list[PackedLinear]]:

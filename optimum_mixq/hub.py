@@ -23,7 +23,7 @@ from transformers.quantizers.base import HfQuantizer
 from optimum_mixq.architectures import attention_shape, describe, replace_module
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
-from optimum_mixq.fusion import fuse_activations, join_products, separate_activations, separate_products
+from optimum_mixq.fusion import fuse_layers, separate_layers
 from optimum_mixq.memory import return_freed_memory
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid
@@ -77,8 +77,7 @@ class MixQHfQuantizer(HfQuantizer):
         if self.quantization_config.trainable:
             model.register_load_state_dict_pre_hook(rename_checkpoint)
             return model
-        fuse_activations(model)
-        join_products(model)
+        fuse_layers(model)
         for name, module in model.named_modules():
             if isinstance(module, (PackedLinear, PackedConv2d)):
                 _check_buffers(name, module)
@@ -124,8 +123,7 @@ def attach(
     if trainable:
         model.register_load_state_dict_pre_hook(rename_checkpoint)
     else:
-        fuse_activations(model)
-        join_products(model)
+        fuse_layers(model)
     model.hf_quantizer = MixQHfQuantizer(done, pre_quantized=True)
     model.config.quantization_config = done
     model.config._is_quantized = True
@@ -235,8 +233,7 @@ def _insert_attention(
 @torch.no_grad()
 def unpack(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Replace, in place, packed layers by float ones with the dequantized weights; inputs are rounded no more."""
-    separate_activations(model)
-    separate_products(model)
+    separate_layers(model)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, (PackedLinear, PackedConv2d)):
             replace_module(model, name, layer.to_float())

@@ -13,8 +13,15 @@ from transformers.activations import GELUActivation
 from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.fusion import fuse_activations, join_products, separate_activations, separate_products
+from optimum_mixq.fusion import (
+    fuse_activations,
+    join_products,
+    separate_activations,
+    separate_layers,
+    separate_products,
+)
 from optimum_mixq.pipeline import quantize_model
+from optimum_mixq.quant.norms import RowLayerNorm
 from optimum_mixq.stages.calibration import calibrate
 from optimum_mixq.stages.conversion import pack
 
@@ -78,6 +85,17 @@ def test_a_model_that_was_dequantized_has_its_activations(vit, tmp_path):
 def test_fusing_leaves_the_float_model_alone(vit):
     quantized(vit)
     assert all(isinstance(module, GELUActivation) for module in activations(vit))
+
+
+@pytest.mark.parametrize("name", ["deit", "swin"])
+def test_norms_go_by_rows_until_a_model_is_dequantized(name):
+    model = make_model(name)
+    kinds = [type(module) for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    packed = quantized(model)
+    assert {type(module) for module in packed.modules() if isinstance(module, nn.LayerNorm)} == {RowLayerNorm}
+    separate_layers(packed)
+    assert [type(module) for module in packed.modules() if isinstance(module, nn.LayerNorm)] == kinds
+    assert all(type(module) is nn.LayerNorm for module in model.modules() if isinstance(module, nn.LayerNorm))
 
 
 def joint_layers(model):

@@ -30,6 +30,7 @@ RANKS = {
     "quant.packing": 1,
     "quant.kernels": 1,
     "quant.prepared": 1,
+    "quant.norms": 1,
     "lrp.rules": 1,
     "quant.patches": 2,
     "quant.observers": 2,

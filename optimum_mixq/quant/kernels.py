@@ -113,8 +113,10 @@ def quantize_columns(values: Tensor, multiplier: Tensor, offset: Tensor, bits: i
 def to_bytes(codes: Tensor, bits: int) -> Tensor:
     """Return floor(codes) as uint8: conversion truncates, which is the floor of what is not negative.
 
-    From float straight to uint8 it is not vectorised (torch 2.13, x86).
+    From float straight to uint8 eager torch does not vectorise it, and compiled torch nothing else (2.13, x86).
     """
+    if torch.compiler.is_compiling():
+        return codes.to(torch.uint8)
     return codes.to(torch.int8).view(torch.uint8) if bits < 8 else codes.to(torch.int32).to(torch.uint8)
 
 
