@@ -1,6 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Small random models of each family, for tests of structure and arithmetic. Accuracy is for trained ones."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,10 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+
+# Threads that share work this small wait for one another: many times as long where the cores are shared. The processes
+# that tests start take the number from here.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 PLAIN = {
     "image_size": 16,
