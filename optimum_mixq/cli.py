@@ -145,10 +145,10 @@ def run_demo(arguments: Namespace) -> None:
         quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
         images = demo_images_path()
         # Measured once, at the widths that both targets choose from.
-        widths = MixQConfig(candidate_bits=(2, 3, 4, 5, 6), sensitivity_samples=128)
+        widths = MixQConfig(candidate_bits=(2, 3, 4, 5, 6), sensitivity_samples=64)
         quantizer.measure_sensitivity(images, widths)
         for bits in (4, 3):
-            config = MixQConfig(bits=bits, sensitivity_samples=128)
+            config = MixQConfig(bits=bits, sensitivity_samples=widths.sensitivity_samples)
             folder = output / f"{name}-mixed-{bits}bit"
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier demo
             packed = quantizer.quantize(config, images, folder)
