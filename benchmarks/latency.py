@@ -137,7 +137,7 @@ def build_contenders(model: PreTrainedModel, compiled: bool) -> dict[str, tuple[
         "mixq W4A4 bfloat16 eager": (copy.deepcopy(packed[4]).to(bfloat16), bfloat16),
     }
     if compiled:
-        for name in ("float32", "bfloat16", "mixq W8A8", "mixq W4A4", "mixq W4A4 bfloat16"):
+        for name in ("float32", "bfloat16", "mixq W8A8", "mixq W4A4", "mixq mixed 3-6", "mixq W4A4 bfloat16"):
             run, dtype = contenders[f"{name} eager"]
             contenders[f"{name} compiled"] = (torch.compile(run), dtype)
     return contenders
