@@ -61,6 +61,7 @@ class Architecture:
     stem: str
     heads: tuple[str, ...]
     blocks: tuple[Block, ...]
+    chain: str  # the list that the model's forward loops over: its blocks, or in a Swin the stages that hold them
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -96,7 +97,8 @@ def describe(model: PreTrainedModel) -> Architecture:
         )
     stem = _find(model, family.stem)
     heads = tuple(name for name in family.heads if isinstance(getattr(model, name, None), nn.Module))
-    architecture = Architecture(model_type, stem, heads, tuple(_blocks(model, family)))
+    blocks = tuple(_blocks(model, family))
+    architecture = Architecture(model_type, stem, heads, blocks, re.split(r"\.\d+", blocks[0].module)[0])
     _check_complete(model, architecture)
     return architecture
 

@@ -8,10 +8,10 @@ them arguments (masks, map sizes) that do not depend on the weights. `record_cal
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures import Architecture, Block
@@ -23,35 +23,39 @@ class BlockCall:
 
     arguments: tuple[Any, ...]
     options: dict[str, Any]
-    others_returned: int | None = None  # beside hidden states, in a tuple; None where the output is a bare tensor
+
+
+@dataclass(frozen=True)
+class ModelCalls:
+    """What a model's own forward hands to its blocks beside hidden states, and what its last link returns."""
+
+    blocks: dict[str, BlockCall]  # by block name
+    others_returned: int | None  # by the last link of the chain, beside hidden states; None for a bare tensor
 
 
 class _Stop(Exception):
     """Ends a forward whose rest is not needed."""
 
 
-def record_calls(model: PreTrainedModel, architecture: Architecture, pixel_values: Tensor) -> dict[str, BlockCall]:
-    """Run images (B, C, H, W) through the model and return what each block was called with, by block name."""
+def record_calls(model: PreTrainedModel, architecture: Architecture, pixel_values: Tensor) -> ModelCalls:
+    """Run images (B, C, H, W) through the model and return what its blocks were called with."""
     calls: dict[str, BlockCall] = {}
+    returned: list[Any] = []
     hooks = []
     for block in architecture.blocks:
 
         def keep(_: Any, arguments: tuple, options: dict, name: str = block.name) -> None:
             calls[name] = BlockCall(arguments[1:], dict(options))
 
-        def note(_: Any, __: Any, output: Any, name: str = block.name) -> None:
-            if isinstance(output, tuple):
-                calls[name] = replace(calls[name], others_returned=len(output) - 1)
-
-        module = model.get_submodule(block.module)
-        hooks.append(module.register_forward_pre_hook(keep, with_kwargs=True))
-        hooks.append(module.register_forward_hook(note))
+        hooks.append(model.get_submodule(block.module).register_forward_pre_hook(keep, with_kwargs=True))
+    last = _links(model, architecture)[-1]
+    hooks.append(last.register_forward_hook(lambda _, __, output: returned.append(output)))
     try:
         model(pixel_values=pixel_values)
     finally:
         for hook in hooks:
             hook.remove()
-    return calls
+    return ModelCalls(calls, len(returned[0]) - 1 if isinstance(returned[0], tuple) else None)
 
 
 def record_hidden(model: PreTrainedModel, architecture: Architecture, pixel_values: Tensor) -> Tensor:
@@ -80,32 +84,32 @@ def run_block(model: PreTrainedModel, block: Block, hidden: Tensor, call: BlockC
 
 
 def finish(
-    model: PreTrainedModel,
-    architecture: Architecture,
-    calls: dict[str, BlockCall],
-    pixel_values: Tensor,
-    hidden: Tensor,
+    model: PreTrainedModel, architecture: Architecture, calls: ModelCalls, pixel_values: Tensor, hidden: Tensor
 ) -> Any:
-    """Return the model's output for the hidden states after its last block, running no block.
+    """Return the model's output for the hidden states after its last block.
 
-    `pixel_values` (1, C, H, W) is any one image: it goes through the stem, and is forgotten.
+    The model's own forward runs on a chain cut down to its last link, which hands out `hidden`: no block and no patch
+    merging is reached. `pixel_values` (1, C, H, W) is any one image: it goes through the stem, and is forgotten.
     """
-    patched = []
+    last = _links(model, architecture)[-1]
+    others = calls.others_returned
+
+    def forward(*_: Any, **__: Any) -> Any:
+        return hidden if others is None else (hidden, *[None] * others)
+
+    parent, _, name = architecture.chain.rpartition(".")
+    owner, chain = model.get_submodule(parent), model.get_submodule(architecture.chain)
+    last.forward = forward
+    setattr(owner, name, nn.ModuleList([last]))
     try:
-        for block in architecture.blocks:
-            module = model.get_submodule(block.module)
-
-            def forward(
-                _: Tensor, *__: Any, others: int | None = calls[block.name].others_returned, **___: Any
-            ) -> Any:
-                return hidden if others is None else (hidden, *[None] * others)
-
-            module.forward = forward
-            patched.append(module)
         return model(pixel_values=pixel_values)
     finally:
-        for module in patched:
-            del module.forward
+        setattr(owner, name, chain)
+        del last.forward
+
+
+def _links(model: PreTrainedModel, architecture: Architecture) -> list[nn.Module]:
+    return list(model.get_submodule(architecture.chain))
 
 
 @contextmanager

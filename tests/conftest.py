@@ -27,18 +27,19 @@ PLAIN = {
     "image_size": 16,
     "patch_size": 4,
     "hidden_size": 24,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 2,
     "intermediate_size": 48,
     "num_labels": 5,
 }
+# Four stages, as every published Swin has: maps of 16, 8, 4 and 2, and blocks that shift their windows in between.
 WINDOWED = {
-    "image_size": 16,
+    "image_size": 32,
     "patch_size": 2,
-    "embed_dim": 12,
-    "depths": [2, 2],
-    "num_heads": [2, 2],
-    "window_size": 4,
+    "embed_dim": 8,
+    "depths": [1, 2, 2, 1],
+    "num_heads": [1, 2, 2, 4],
+    "window_size": 2,
     "num_labels": 5,
 }
 
@@ -60,7 +61,7 @@ def build_swin() -> PreTrainedModel:
 
 
 def build_padded_swin() -> PreTrainedModel:
-    """Maps of 9 x 9 in windows of 4: zeros are padded between LayerNorm and attention, and before merging."""
+    """Maps of 9, 5 and 3 in windows of 2: zeros are padded between LayerNorm and attention, and before merging."""
     return SwinForImageClassification(SwinConfig(**WINDOWED | {"image_size": 18}))
 
 

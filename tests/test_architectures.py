@@ -43,17 +43,21 @@ def test_every_linear_and_convolution_has_exactly_one_place(build):
 def test_units_of_a_vit_come_in_forward_order(vit):
     names = [unit.name for unit in describe(vit).units]
     kinds = ("qkv", "qk", "av", "proj", "fc1", "fc2")
-    assert names == [f"blocks.{block}.{kind}" for block in range(2) for kind in kinds]
+    assert names == [f"blocks.{block}.{kind}" for block in range(3) for kind in kinds]
 
 
 def test_merging_of_a_swin_stands_between_its_stages():
     names = [block.name for block in describe(BUILDERS["swin"]()).blocks]
     assert names == [
         "stages.0.blocks.0",
-        "stages.0.blocks.1",
         "stages.0.merging",
         "stages.1.blocks.0",
         "stages.1.blocks.1",
+        "stages.1.merging",
+        "stages.2.blocks.0",
+        "stages.2.blocks.1",
+        "stages.2.merging",
+        "stages.3.blocks.0",
     ]
 
 
@@ -86,9 +90,7 @@ def test_readers_see_exactly_what_their_norm_puts_out_up_to_windows_and_padding(
             padding = len(read) - len(written)
             assert (padding == 0) or not entry.shift_foldable
             rows = read[read.abs().sum(-1) > 0] if padding else read
-            assert torch.equal(
-                rows.sum(0).sort().values.round(decimals=3), written.sum(0).sort().values.round(decimals=3)
-            )
+            torch.testing.assert_close(rows.sum(0), written.sum(0), rtol=1e-4, atol=1e-3)
 
 
 def test_shift_is_foldable_unless_windows_are_padded():

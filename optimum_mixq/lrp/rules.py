@@ -41,9 +41,12 @@ class PositiveLinear(Function):
         # Where nothing is positive all inputs get the same.
         even = 1e-6 * total + torch.finfo(total.dtype).tiny * 1e8
         per_output = relevance / (((product + total) / 2).clamp_(min=0) + even)  # (..., O)
-        shared = (per_output * even).sum(-1, keepdim=True) / input.shape[-1]
         signed, unsigned = per_output @ weight, per_output @ magnitude  # (..., C)
-        return (input * signed + absolute * unsigned) / 2 + shared, None, None
+        positive = (input * signed + absolute * unsigned) / 2
+        # The even share is what is left, and not sum_j of it: where contributions are nearly all negative, rounding of
+        # (product + total) / 2 is as large as that sum itself.
+        left = relevance.sum(-1, keepdim=True) - positive.sum(-1, keepdim=True)
+        return positive + left / input.shape[-1], None, None
 
 
 class MatrixProduct(Function):

@@ -43,6 +43,7 @@ from optimum_mixq.quant.observers import (
 from optimum_mixq.quant.reparameterization import balance, clip_grid, fold, search_clip
 from optimum_mixq.replay import (
     BlockCall,
+    ModelCalls,
     captured_inputs,
     captured_outputs,
     finish,
@@ -102,7 +103,7 @@ def calibrate_variants(
     variants: Variants = {}
     with progress_bar(len(architecture.blocks), "Calibrating", "block") as bar:
         for block in architecture.blocks:
-            step = _BlockCalibration(model, quantized, block, plan, calls[block.name], config, candidates)
+            step = _BlockCalibration(model, quantized, block, plan, calls.blocks[block.name], config, candidates)
             float_hidden, hidden = step.run(float_hidden, hidden)
             for unit, row in step.variants.items():
                 variants[unit] = {bits: {name: convert(part) for name, part in row[bits].items()} for bits in row}
@@ -282,7 +283,7 @@ def _calibrate_stem(quantized: PreTrainedModel, architecture: Architecture, pixe
 def _calibrate_heads(
     quantized: PreTrainedModel,
     architecture: Architecture,
-    calls: dict[str, BlockCall],
+    calls: ModelCalls,
     image: Tensor,
     hidden: Sequence[Tensor],
     config: MixQConfig,

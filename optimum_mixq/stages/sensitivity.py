@@ -121,7 +121,7 @@ def _measure_batch(
 
     def damage(start: int, states: Tensor) -> float:
         for block in blocks[start:]:
-            states = run_block(baseline, block, states, calls[block.name])
+            states = run_block(baseline, block, states, calls.blocks[block.name])
         logits = finish(baseline, architecture, calls, pixels[:1], states).logits
         return _metric_sum(logits, reference, batch.labels, metric, temperature)
 
@@ -135,7 +135,7 @@ def _measure_batch(
                     found[""] = {"baseline": damage(0, hidden)}
                 progress.add(number, index, found)
             bar.update()
-        hidden = run_block(baseline, block, hidden, calls[block.name])
+        hidden = run_block(baseline, block, hidden, calls.blocks[block.name])
 
 
 def _measure_block(baseline: PreTrainedModel, block: Block, variants: Variants, damage: Any) -> dict[str, Any]:

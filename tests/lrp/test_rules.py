@@ -55,6 +55,15 @@ def test_the_linear_rule_spreads_evenly_where_nothing_contributes():
     assert torch.allclose(found, torch.full((1, 4), 0.5))
 
 
+def test_the_linear_rule_conserves_in_float32_where_contributions_are_nearly_all_negative():
+    generator = torch.Generator().manual_seed(4)
+    x, weight = torch.rand(64, 8, generator=generator), -torch.rand(32, 8, generator=generator)
+    x[:, 0] *= -1e-6  # one contribution is positive, and as small as the rounding of the others' sum
+    relevance = torch.randn(64, 32, generator=generator)
+    (found,) = propagate(PositiveLinear, [x], relevance, weight, None)
+    assert torch.allclose(found.sum(-1), relevance.sum(-1), atol=1e-5)
+
+
 def test_the_product_rule_is_that_of_the_equation():
     a, b, relevance = numbers(3, 4), numbers(4, 5, seed=1), numbers(3, 5, seed=2)
     left, right = propagate(MatrixProduct, [a, b], relevance)

@@ -29,7 +29,7 @@ def test_the_counts_of_a_vit_are_those_of_its_shapes():
     assert costs.macs["blocks.1.qk"] == costs.macs["blocks.1.av"] == 17 * 17 * 24
     assert costs.macs["blocks.1.fc2"] == 17 * 24 * 48
     assert costs.fixed_bops == 64 * (16 * 24 * 3 * 16 + 24 * 5)
-    assert costs.total_weights == 2 * (4 * 24 * 24 + 2 * 24 * 48)
+    assert costs.total_weights == 3 * (4 * 24 * 24 + 2 * 24 * 48)
 
 
 def test_bit_operations_are_counted_for_the_arithmetic():
@@ -43,5 +43,8 @@ def test_bit_operations_are_counted_for_the_arithmetic():
 
 
 def test_windows_are_counted():
-    swin = make_model("swin")  # 8 x 8 map in 4 windows of 4 x 4, 12 wide
-    assert measure_costs(swin, "folded").macs["stages.0.blocks.1.qk"] == 4 * 16 * 16 * 12
+    costs = measure_costs(make_model("swin"), "folded")
+    # Maps of 16 x 16, 8 wide, down to 2 x 2, 64 wide, in windows of 2 x 2.
+    assert costs.macs["stages.0.blocks.0.qk"] == 64 * 4 * 4 * 8
+    assert costs.macs["stages.3.blocks.0.qk"] == 1 * 4 * 4 * 64
+    assert costs.macs["stages.2.reduction"] == 2 * 2 * (4 * 32) * (2 * 32)
