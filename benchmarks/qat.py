@@ -153,7 +153,7 @@ def measure_step(name: str, images: int = 64, repeats: int = 5) -> None:
 
 
 def step(model: torch.nn.Module, pixels: Tensor, teacher: torch.nn.Module | None) -> float:
-    from optimum_mixq.losses import distill
+    from optimum_mixq.tasks import task_of
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     started = time.perf_counter()
@@ -161,7 +161,7 @@ def step(model: torch.nn.Module, pixels: Tensor, teacher: torch.nn.Module | None
     if teacher is not None:
         with torch.no_grad():
             target = teacher(pixel_values=pixels).logits
-    distill(model(pixel_values=pixels).logits, target).backward()
+    task_of(model).divergence(model(pixel_values=pixels).logits, target).mean().backward()
     optimizer.step()
     optimizer.zero_grad()
     return time.perf_counter() - started

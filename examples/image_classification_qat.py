@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, get_cosine_schedule_with_warmup
 
 from optimum_mixq import BitPlan, MixQConfig, MixQTrainingConfig, open_images, pack_trained, prepare_for_training
-from optimum_mixq.losses import distill
 from optimum_mixq.metrics import load_accuracy
 from optimum_mixq.stages.training import parameter_groups
+from optimum_mixq.tasks import task_of
 from optimum_mixq.training_data import TrainingImages
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     teacher.to(accelerator.device)
     if arguments.with_tracking:
         accelerator.init_trackers("image_classification_qat", vars(arguments))
-    first = 0
+    task, first = task_of(teacher), 0
     if arguments.resume_from:
         accelerator.load_state(str(arguments.resume_from))
         first = int(arguments.resume_from.name.rpartition("-")[2]) + 1
@@ -84,7 +84,7 @@ def main() -> None:
             with accelerator.accumulate(model):
                 with torch.no_grad():
                     reference = teacher(pixel_values=pixels).logits
-                loss = distill(model(pixel_values=pixels).logits, reference)
+                loss = task.divergence(model(pixel_values=pixels).logits, reference).mean()
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.parameters(), 1.0)

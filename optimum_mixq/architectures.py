@@ -96,7 +96,7 @@ def describe(model: PreTrainedModel) -> Architecture:
             "Load it with AutoModelForImageClassification."
         )
     stem = _find(model, family.stem)
-    heads = tuple(name for name in family.heads if isinstance(getattr(model, name, None), nn.Module))
+    heads = tuple(name for head in family.heads for name in _linear_layers(model, head))
     blocks = tuple(_blocks(model, family))
     architecture = Architecture(model_type, stem, heads, blocks, re.split(r"\.\d+", blocks[0].module)[0])
     _check_complete(model, architecture)
@@ -157,6 +157,12 @@ def _find(model: PreTrainedModel, suffix: str) -> str:
             f"Expected one module named '*{suffix}' in {type(model).__name__}, found {matches or 'none'}."
         )
     return matches[0]
+
+
+def _linear_layers(model: PreTrainedModel, head: str) -> list[str]:
+    """Return the linear layers of a head: itself, those of an MLP, or none where features come out as they are."""
+    modules = getattr(model, head, nn.Identity()).named_modules(prefix=head)
+    return [name for name, module in modules if isinstance(module, nn.Linear)]
 
 
 def _blocks(model: PreTrainedModel, family: _Family) -> Iterator[Block]:

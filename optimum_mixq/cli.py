@@ -21,6 +21,7 @@ from optimum_mixq.report import Contender, frontier_points, frontier_table
 from optimum_mixq.sharing import megabytes_of
 from optimum_mixq.sources import open_images
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
+from optimum_mixq.tasks import task_of
 from optimum_mixq.training_config import MixQTrainingConfig
 
 
@@ -95,7 +96,7 @@ def run_evaluate(arguments: Namespace) -> None:
     logits, labels = measure_logits(model, images.batches(rows, arguments.batch_size))
     if labels is None:
         raise ValueError(f"{arguments.dataset} has no labels, so there is no accuracy to measure.")
-    print(f"{arguments.model}: {_accuracy_text(score(logits, labels))}")
+    print(f"{arguments.model}: {_accuracy_text(score(logits, labels, None, task_of(model)))}")
 
 
 @_one_line_errors

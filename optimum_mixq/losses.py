@@ -1,25 +1,9 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""What training minimises, and the mixing of images."""
+"""What training adds to its task's loss, and the mixing of images."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def distill(logits: Tensor, reference: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return T^2 KL(softmax(reference / T) || softmax(logits / T)), the mean over images (Hinton et al. 2015).
-
-    >>> distill(torch.zeros(1, 2), torch.zeros(1, 2)).item()
-    0.0
-    """
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    found, expected = (values.to(dtype).div(temperature).log_softmax(-1) for values in (logits, reference))
-    return temperature**2 * F.kl_div(found, expected, log_target=True, reduction="batchmean")
-
-
-def classify(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the cross-entropy of soft targets (B, classes), smoothed towards uniform ones."""
-    return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
 
 def compare_features(found: list[Tensor], expected: list[Tensor]) -> Tensor:

@@ -17,7 +17,6 @@ from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, fingerprint
 from optimum_mixq.fingerprints import fingerprint_inputs
 from optimum_mixq.hub import attach
-from optimum_mixq.losses import distill
 from optimum_mixq.stages.allocation import allocate, combine_scores, sweep
 from optimum_mixq.stages.calibration import calibrate, calibrate_variants
 from optimum_mixq.stages.conversion import make_trainable, pack, pack_layer
@@ -26,6 +25,7 @@ from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.relevance import measure_relevance
 from optimum_mixq.stages.sensitivity import mark_sensitivity, measure_sensitivity
 from optimum_mixq.stages.training import EpochResult, train
+from optimum_mixq.tasks import task_of
 from optimum_mixq.training_config import MixQTrainingConfig
 
 
@@ -221,11 +221,11 @@ def compare_plans(
     # per objective costs little beside the table of sensitivities, and no plan is worse than uniform bits here.
     """
     reference, _ = measure_logits(model, batches)
-    found: dict[str, float] = {}
+    task, found = task_of(model), dict[str, float]()
     for name, plan in plans.items():
         packed = pack(calibrate(model, plan, calibration, config))
         logits, _ = measure_logits(packed, batches)
-        found[name] = float(distill(logits.double(), reference.double(), config.temperature))
+        found[name] = float(task.divergence(logits.double(), reference.double(), config.temperature).mean())
     best = min(found, key=lambda name: found[name])
     provenance = {**plans[best].provenance, "compared": found, "chosen": best}
     return replace(plans[best], provenance=provenance)

@@ -35,6 +35,7 @@ from optimum_mixq.sharing import appearing_folder, megabytes_of, require_empty, 
 from optimum_mixq.sources import open_images
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 from optimum_mixq.stages.training import EpochResult
+from optimum_mixq.tasks import task_of
 from optimum_mixq.training_config import MixQTrainingConfig
 
 
@@ -235,7 +236,8 @@ class MixQQuantizer(OptimumQuantizer):
         batches = self._evaluation_batches(dataset, split, samples, batch_size)
         reference, labels = measure_logits(self.model, batches)
         logits, _ = measure_logits(quantized, batches)
-        scores = {"float": score(reference, labels), "quantized": score(logits, labels, reference)}
+        task = task_of(self.model)
+        scores = {"float": score(reference, labels, None, task), "quantized": score(logits, labels, reference, task)}
         self.evaluated = Evaluated(_name_of(dataset) or "own images", split, scores["float"], scores["quantized"])
         return scores
 

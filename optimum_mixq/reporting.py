@@ -26,6 +26,7 @@ from optimum_mixq.stages.allocation import combine_scores
 from optimum_mixq.stages.costs import measure_costs
 from optimum_mixq.stages.evaluation import measure_latency, measure_logits, score
 from optimum_mixq.stages.relevance import explain
+from optimum_mixq.tasks import task_of
 
 
 HEAT_MAPS = 4
@@ -76,10 +77,11 @@ def build_report(
 
 def _compare(models: dict[str, PreTrainedModel], batches: Sequence[Batch]) -> tuple[Contender, ...]:
     reference, labels = measure_logits(models["float"], batches)
-    scores = {"float": score(reference, labels)}
+    task = task_of(models["float"])
+    scores = {"float": score(reference, labels, None, task)}
     for name, model in models.items():
         if name != "float":
-            scores[name] = score(measure_logits(model, batches)[0], labels, reference)
+            scores[name] = score(measure_logits(model, batches)[0], labels, reference, task)
     times = measure_latency(models, batches[0].pixel_values[:TIMED_IMAGES])
     return tuple(
         Contender(name, _tensor_megabytes(model), times[name], scores[name]) for name, model in models.items()

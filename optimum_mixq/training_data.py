@@ -9,10 +9,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from optimum_mixq.data import Images
 from optimum_mixq.losses import move_image
+from optimum_mixq.tasks.base import Task
 from optimum_mixq.training_config import MixQTrainingConfig
 
 
-def build_loader(images: Images, config: MixQTrainingConfig) -> DataLoader:
+def build_loader(images: Images, config: MixQTrainingConfig, task: Task) -> DataLoader:
     """Return the loader of batches, or of the parts that gradients are accumulated over."""
     if len(images) < config.batch_size:
         raise ValueError(
@@ -22,25 +23,31 @@ def build_loader(images: Images, config: MixQTrainingConfig) -> DataLoader:
     part = config.batch_size // config.gradient_accumulation_steps
     # The loader's own generator: it draws nothing from torch's, which DropPath uses, so that a resumed epoch is equal.
     generator = torch.Generator().manual_seed(config.seed)
-    rows, sampler = TrainingImages(images, config), _EpochSampler(len(images), config.seed)
+    rows, sampler = TrainingImages(images, config, task), _EpochSampler(len(images), config.seed)
     return DataLoader(rows, batch_size=part, sampler=sampler, drop_last=True, generator=generator)
 
 
 class TrainingImages(Dataset):
-    """Images moved at random: row epoch * count + index is the index-th image as that epoch sees it."""
+    """Images moved at random, and their targets (outputs,): NaN where an image has no label.
 
-    def __init__(self, images: Images, config: MixQTrainingConfig) -> None:
-        self.images, self.config = images, config
+    Row epoch * count + index is the index-th image as that epoch sees it.
+    """
+
+    def __init__(self, images: Images, config: MixQTrainingConfig, task: Task) -> None:
+        self.images, self.config, self.task = images, config, task
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         epoch, index = divmod(row, len(self.images))
         batch = next(self.images.batches([index], 1))
         generator = torch.Generator().manual_seed(mix_seeds(self.config.seed, epoch, index))
         pixels = move_image(batch.pixel_values[0], self.config.shift, self.config.flip, generator)
-        return pixels, -1 if batch.labels is None else int(batch.labels[0])
+        outputs = self.images.num_labels
+        if batch.labels is None:
+            return pixels, torch.full((outputs,), torch.nan)
+        return pixels, self.task.targets(batch.labels, outputs)[0]
 
 
 class _EpochSampler(Sampler):

@@ -210,7 +210,7 @@ def test_dequantize_gives_a_float_model(tmp_path):
     model.save_pretrained(tmp_path)
     plain = reload(tmp_path).dequantize()
     assert not hasattr(plain.config, "quantization_config")
-    assert (logits(plain, pixels) - expected).abs().mean() < 0.05 * expected.std()
+    assert (logits(plain, pixels) - expected).abs().mean() < 0.1 * expected.std()
     plain.save_pretrained(tmp_path / "plain")
     assert torch.equal(logits(reload(tmp_path / "plain"), pixels), logits(plain, pixels))
 

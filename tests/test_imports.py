@@ -21,10 +21,12 @@ RANKS = {
     "replay": 0,
     "progress": 0,
     "memory": 0,
+    "measuring": 0,
+    "tasks": 1,
     "metrics": 0,
     "losses": 0,
     "training_config": 0,
-    "training_data": 0,
+    "training_data": 2,
     "fingerprints": 0,
     "quant.grids": 1,
     "quant.packing": 1,
@@ -59,6 +61,7 @@ RANKS = {
 }
 WITHIN_RANK = {
     ("sources", "architectures"),
+    ("tasks", "tasks"),
     ("sources", "data"),
     ("artifacts", "architectures"),
     ("config", "architectures"),
@@ -97,7 +100,8 @@ def modules():
 
 
 def room(name):
-    return "stages" if name.startswith("stages.") else "demo" if name.startswith("demo") else name
+    first = name.split(".")[0]
+    return first if first in ("stages", "tasks", "demo") else name
 
 
 def imported_modules(path):

@@ -28,6 +28,7 @@ from optimum_mixq.lrp.rules import (
     attend,
     attend_plainly,
 )
+from optimum_mixq.measuring import measuring
 
 
 RELEVANCE_ATTENTION = "mixq_relevance"
@@ -61,7 +62,7 @@ def watched_units(model: PreTrainedModel, watch: Watch) -> Iterator[None]:
 def _observed(model: PreTrainedModel, watch: Watch | None, attention: Callable[..., Tensor]) -> Iterator[None]:
     architecture = describe(model)
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(measuring(model))
         stack.enter_context(_frozen(model))
         stack.enter_context(_replaced_attention(model, architecture, watch, attention))
         if watch is not None:
@@ -124,7 +125,21 @@ def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None = None, stri
     return PixelConvolution.apply(input, weight, bias, stride) if input.requires_grad else None
 
 
+def _keep(function: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
+    """Return the rule of an activation function, which hands on what it gets: heads may have one of any kind."""
+
+    def rule(input: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+        if not input.requires_grad or kwargs.get("inplace"):
+            return None
+        return Identity.apply(input, lambda values: function(values, *args, **kwargs))
+
+    return rule
+
+
+_ACTIVATIONS = (F.relu, F.gelu, F.silu, F.leaky_relu, F.elu, torch.relu, torch.tanh, torch.sigmoid, Tensor.tanh)
+
 _RULES: dict[Any, Callable[..., Tensor | None]] = {
+    **{function: _keep(function) for function in _ACTIVATIONS},
     F.linear: _linear,
     F.layer_norm: _layer_norm,
     torch.add: _add,
@@ -207,17 +222,6 @@ def _identity_forward(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         del module.forward
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

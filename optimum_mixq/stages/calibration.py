@@ -27,6 +27,7 @@ from optimum_mixq.architectures import (
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.joint_rounding import join_layers, round_layers
+from optimum_mixq.measuring import measuring
 from optimum_mixq.memory import return_freed_memory
 from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.attention import AttentionQuantizer
@@ -92,9 +93,27 @@ def calibrate_variants(
     _require_float(model)
     # The images' activations are held for one batch at a time: small batches keep them small.
     pixel_batches = _split_batches(model.get_submodule(architecture.stem), pixel_batches)
-    quantized = copy.deepcopy(model).eval()
-    quantized.set_attn_implementation(ATTENTION)
-    _attach_attention(quantized, architecture)
+    with measuring(model):
+        quantized = copy.deepcopy(model)
+        quantized.set_attn_implementation(ATTENTION)
+        _attach_attention(quantized, architecture)
+        with measuring(quantized):
+            return quantized, _calibrate_blocks(
+                model, quantized, architecture, plan, pixel_batches, config, candidates, convert
+            )
+
+
+def _calibrate_blocks(
+    model: PreTrainedModel,
+    quantized: PreTrainedModel,
+    architecture: Architecture,
+    plan: BitPlan,
+    pixel_batches: Sequence[Tensor],
+    config: MixQConfig,
+    candidates: Sequence[Bits],
+    convert: Callable[[nn.Module], nn.Module],
+) -> Variants:
+    """Calibrate `quantized` in place, block after block, and return the units' variants."""
     _calibrate_stem(quantized, architecture, pixel_batches)
     hidden = [record_hidden(quantized, architecture, pixels.to(model.device)) for pixels in pixel_batches]
     float_hidden = [record_hidden(model, architecture, pixels.to(model.device)) for pixels in pixel_batches]
@@ -110,7 +129,7 @@ def calibrate_variants(
             return_freed_memory()
             bar.update()
     _calibrate_heads(quantized, architecture, calls, pixel_batches[0][:1], hidden, config)
-    return quantized, variants
+    return variants
 
 
 class _BlockCalibration:

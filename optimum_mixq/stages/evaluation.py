@@ -4,6 +4,7 @@
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.data import Batch
-from optimum_mixq.losses import distill
+from optimum_mixq.measuring import measuring
+from optimum_mixq.tasks.base import Task
+from optimum_mixq.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,9 @@ class Evaluation:
     """Scores over `images` images; None where labels or a reference were missing."""
 
     images: int
-    accuracy: float | None  # share of images whose prediction is the label
-    agreement: float | None  # share of images whose prediction is the reference's
-    kl: float | None  # mean over images of KL(reference || model), in nats
+    accuracy: float | None  # share of images (or, of several labels, of labels) whose prediction is the label
+    agreement: float | None  # share whose prediction is the reference's
+    kl: float | None  # mean over images of KL(reference || model), in nats, or of the task's own divergence
 
     def keys(self) -> Iterator[str]:
         """With `__getitem__`, what makes `dict(evaluation)` and `evaluation["accuracy"]` work."""
@@ -48,17 +51,12 @@ class Evaluation:
 
 def measure_logits(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor | None]:
     """Return logits (N, classes) in float32 on the CPU, and labels (N,) or None, with the model in eval mode."""
-    was_training = model.training
-    model.eval()
     logits, labels = [], []
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                outputs = model(pixel_values=batch.pixel_values.to(model.device))
-                logits.append(outputs.logits.float().cpu())
-                labels.append(batch.labels)
-    finally:
-        model.train(was_training)
+    with measuring(model), torch.inference_mode():
+        for batch in batches:
+            outputs = model(pixel_values=batch.pixel_values.to(model.device))
+            logits.append(outputs.logits.float().cpu())
+            labels.append(batch.labels)
     if not logits:
         raise ValueError("There are no images to evaluate on: the source is empty, or all of it served calibration.")
     known = [part for part in labels if part is not None]
@@ -68,7 +66,9 @@ def measure_logits(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Te
 def measure_latency(models: Mapping[str, PreTrainedModel], pixel_values: Tensor, repeats: int = 5) -> dict[str, float]:
     """Return each model's milliseconds per image: medians over `repeats`, the models taking turns."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    with torch.inference_mode():
+    with ExitStack() as stack, torch.inference_mode():
+        for model in models.values():
+            stack.enter_context(measuring(model))
         for repeat in range(repeats + 1):
             for name, model in models.items():
                 pixels = pixel_values.to(model.device)
@@ -79,15 +79,16 @@ def measure_latency(models: Mapping[str, PreTrainedModel], pixel_values: Tensor,
     return {name: 1000 * statistics.median(times) / len(pixel_values) for name, times in seconds.items()}
 
 
-def score(logits: Tensor, labels: Tensor | None, reference: Tensor | None = None) -> Evaluation:
-    """Return the scores of `logits` (N, classes) against labels (N,) and a reference's logits (N, classes)."""
-    predictions = logits.argmax(-1)
-    accuracy = None if labels is None else _accuracy(predictions, labels)
+def score(
+    logits: Tensor, labels: Tensor | None, reference: Tensor | None = None, task: Task | None = None
+) -> Evaluation:
+    """Return the scores of `logits` (N, outputs) against labels and a reference's logits (N, outputs).
+
+    Without a task there is one class per image.
+    """
+    task = task or SingleLabel()
+    accuracy = None if labels is None else task.accuracy(logits, labels)
     if reference is None:
         return Evaluation(len(logits), accuracy, None, None)
-    agreement = _accuracy(predictions, reference.argmax(-1))
-    return Evaluation(len(logits), accuracy, agreement, float(distill(logits.double(), reference.double())))
-
-
-def _accuracy(predictions: Tensor, references: Tensor) -> float:
-    return float((predictions == references).double().mean())
+    divergence = task.divergence(logits.double(), reference.double()).mean()
+    return Evaluation(len(logits), accuracy, task.agreement(logits, reference), float(divergence))

@@ -16,6 +16,7 @@ from optimum_mixq.data import Batch
 from optimum_mixq.lrp.propagation import relevance_rules, watched_units
 from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.grids import require_finite
+from optimum_mixq.tasks import task_of
 
 
 Score = Literal["absolute", "signed", "mean", "gradient"]
@@ -32,10 +33,10 @@ def measure_relevance(
 ) -> LayerRelevance:
     """Return each unit's share of the relevance, averaged over the images of `batches`; the model is left as it is.
 
-    Relevance starts as one-hot of the label where there is one, else of the prediction. A unit's score is, per image,
-    the sum over its input of |R| ("absolute"), of R ("signed", then its absolute value), the mean of |R| ("mean") or
-    the sum of the positive part of gradient * R ("gradient"; Chefer et al. 2021, section 3.2), divided by the sum over
-    all units. `images` lets the progress bar show the time left.
+    Relevance starts at the label where there is one, else at the prediction (`Task.explained`). A unit's score is, per
+    image, the sum over its input of |R| ("absolute"), of R ("signed", then its absolute value), the mean of |R|
+    ("mean") or the sum of the positive part of gradient * R ("gradient"; Chefer et al. 2021, section 3.2), divided by
+    the sum over all units. `images` lets the progress bar show the time left.
     """
     if score not in SCORES:
         raise ValueError(f"Expected score to be one of {', '.join(SCORES)}, found {score!r}.")
@@ -68,7 +69,7 @@ def explain(model: PreTrainedModel, pixel_values: Tensor, labels: Tensor | None 
     pixels = pixel_values.detach().to(model.device, model.dtype).clone().requires_grad_()
     with relevance_rules(model):
         logits = model(pixel_values=pixels).logits
-    (relevance,) = torch.autograd.grad(logits, pixels, _start(logits, labels))
+    (relevance,) = torch.autograd.grad(logits, pixels, _start(model, logits, labels))
     return relevance.sum(1)
 
 
@@ -101,7 +102,7 @@ def _measure_batch(
     sums: dict[str, Tensor] = {}
     with relevance_rules(model, watch), _block_inputs(model, architecture, sums) as start_tensor:
         logits = model(pixel_values=pixels).logits
-    start = _start(logits, batch.labels)
+    start = _start(model, logits, batch.labels)
     torch.autograd.grad(logits, start_tensor, start)
     if score == "signed":
         scores = {unit: value.abs() for unit, value in scores.items()}
@@ -120,7 +121,7 @@ def _plain_gradients(
     with watched_units(model, watch), _block_inputs(model, architecture, {}):
         logits = model(pixel_values=pixels).logits
     flat = [tensor for tensors in watched.values() for tensor in tensors]
-    found = iter(torch.autograd.grad(logits, flat, _start(logits, labels)))
+    found = iter(torch.autograd.grad(logits, flat, _start(model, logits, labels)))
     return {unit: [next(found) for _ in tensors] for unit, tensors in watched.items()}
 
 
@@ -167,11 +168,10 @@ def _block_inputs(
             hook.remove()
 
 
-def _start(logits: Tensor, labels: Tensor | None) -> Tensor:
-    """Return one-hot rows (B, classes) of the labels, or of the predictions."""
+def _start(model: PreTrainedModel, logits: Tensor, labels: Tensor | None) -> Tensor:
+    """Return what relevance starts as: the share (B, outputs) of each logit in what is explained."""
     require_finite(logits, "the model's logits")
-    classes = logits.argmax(-1) if labels is None else labels.to(logits.device)
-    return nn.functional.one_hot(classes, logits.shape[-1]).to(logits.dtype)
+    return task_of(model).explained(logits, labels)
 
 
 def _warn_of_drift(drift: dict[str, float], tolerance: float) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -24,10 +23,11 @@ from optimum_mixq.artifacts import (
 )
 from optimum_mixq.data import Batch
 from optimum_mixq.fingerprints import fingerprint_inputs
-from optimum_mixq.losses import distill
+from optimum_mixq.measuring import measuring
 from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.replay import finish, record_calls, record_hidden, run_block
+from optimum_mixq.tasks import Task, task_of
 
 
 Metric = Literal["shift", "kl", "cross_entropy", "accuracy"]
@@ -52,11 +52,13 @@ def measure_sensitivity(
     """Return the rise of the metric when one unit of `baseline` is replaced by each of its `variants`.
 
     The metric is, averaged over images, KL(baseline || quantized) ("shift"), KL(float || quantized) ("kl"), both of
-    logits divided by the temperature and times its square, the cross-entropy of the labels, or the share of wrong
-    predictions ("accuracy"); `model` is the float model. What comes before the changed block is computed once per
-    batch. With `progress_file` the sums are saved as they grow, and a run that was stopped goes on where it was;
-    `settings` are what the variants were made with: a file of other settings, weights or images is refused. Under
-    `accelerate launch` each process takes every n-th block.
+    logits divided by the temperature and times its square, the loss against the labels ("cross_entropy"), or the share
+    of wrong predictions ("accuracy"). Other tasks than one class per image have a divergence of their own in place of
+    KL. `model` is the float model. What comes before the changed block is computed once per batch.
+
+    With `progress_file` the sums are saved as they grow, and a run that was stopped goes on where it was; `settings`
+    are what the variants were made with: a file of other settings, weights or images is refused. Under `accelerate
+    launch` each process takes every n-th block.
     """
     if metric not in METRICS:
         raise ValueError(f"Expected metric to be one of {', '.join(METRICS)}, found {metric!r}.")
@@ -71,7 +73,8 @@ def measure_sensitivity(
     candidates = sorted({bits for row in variants.values() for bits in row})
     progress = _Progress(progress_file, {**marks, "candidates": str(candidates)}, rank, processes)
     total = len(held) * sum(number % processes == rank for number in range(len(architecture.blocks)))
-    with progress_bar(total, "Sensitivity", "step", shown=rank == 0) as bar:
+    bar = progress_bar(total, "Sensitivity", "step", shown=rank == 0)
+    with bar, measuring(model), measuring(baseline):
         for number, batch in enumerate(held):
             _measure_batch(model, baseline, architecture, variants, batch, number, metric, temperature, progress, bar)
     sums = _gather(progress.sums, processes)
@@ -116,6 +119,7 @@ def _measure_batch(
     pixels = batch.pixel_values.to(model.device)
     reference = (baseline if metric == "shift" else model)(pixel_values=pixels).logits
     require_finite(reference, "the model's logits")
+    task = task_of(model)
     calls = record_calls(baseline, architecture, pixels[:1])
     hidden = record_hidden(baseline, architecture, pixels)
 
@@ -123,7 +127,7 @@ def _measure_batch(
         for block in blocks[start:]:
             states = run_block(baseline, block, states, calls.blocks[block.name])
         logits = finish(baseline, architecture, calls, pixels[:1], states).logits
-        return _metric_sum(logits, reference, batch.labels, metric, temperature)
+        return _metric_sum(task, logits, reference, batch.labels, metric, temperature)
 
     for index, block in enumerate(blocks):
         if index in mine:
@@ -148,15 +152,20 @@ def _measure_block(baseline: PreTrainedModel, block: Block, variants: Variants, 
     return found
 
 
-def _metric_sum(logits: Tensor, reference: Tensor, labels: Tensor | None, metric: Metric, temperature: float) -> float:
+def _metric_sum(
+    task: Task, logits: Tensor, reference: Tensor, labels: Tensor | None, metric: Metric, temperature: float
+) -> float:
     """Return the sum over images, in float64."""
     if metric in ("shift", "kl"):
-        return len(logits) * float(distill(logits.double(), reference.double(), temperature))
+        return float(task.divergence(logits.double(), reference.double(), temperature).sum())
     assert labels is not None
     labels = labels.to(logits.device)
     if metric == "cross_entropy":
-        return float(F.cross_entropy(logits.double(), labels, reduction="sum"))
-    return float((logits.argmax(-1) != labels).sum())
+        return float(task.loss(logits.double(), task.targets(labels, logits.shape[-1])).sum())
+    accuracy = task.accuracy(logits, labels)
+    if accuracy is None:
+        raise ValueError("The metric 'accuracy' needs classes, and this model's outputs are numbers: use 'shift'.")
+    return len(logits) * (1 - accuracy)
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import write_json
 from optimum_mixq.data import Batch, Images
-from optimum_mixq.losses import classify, compare_features, distill, mix_images
+from optimum_mixq.losses import compare_features, mix_images
 from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.learned import LearnedLinear
+from optimum_mixq.tasks import task_of
 from optimum_mixq.training_config import MixQTrainingConfig
 from optimum_mixq.training_data import build_loader, mix_seeds
 
@@ -79,7 +80,8 @@ class _Training:
         self.plain, self.config, self.evaluation = model, config, evaluation
         self.work = None if work is None else Path(work)
         self.accelerator = _accelerator(config, trackers, self.work)
-        loader = build_loader(images, config)
+        self.task = task_of(teacher)
+        loader = build_loader(images, config, self.task)
         self.steps_per_epoch = len(loader) // config.gradient_accumulation_steps
         self.total_steps = min(config.max_steps or math.inf, config.epochs * self.steps_per_epoch)
         if config.gradient_checkpointing:
@@ -126,11 +128,11 @@ class _Training:
         loader = self.accelerator.skip_first_batches(self.loader, done * parts) if done else self.loader
         loader.set_epoch(epoch)  # Accelerate hands its own count on to the sampler, which starts anew when resumed
         self.model.train()
-        for number, (pixels, labels) in enumerate(loader):
+        for number, (pixels, targets) in enumerate(loader):
             if number >= (self.steps_per_epoch - done) * parts:
                 break  # what is left does not fill a batch
             with self.accelerator.accumulate(self.model):
-                loss = self._loss(pixels, labels, number % parts)
+                loss = self._loss(pixels, targets, number % parts)
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -160,13 +162,10 @@ class _Training:
         if self.config.save_steps and self.step % self.config.save_steps == 0 and not at_end:
             self._save_state()
 
-    def _loss(self, pixels: Tensor, labels: Tensor, part: int) -> Tensor:
+    def _loss(self, pixels: Tensor, targets: Tensor, part: int) -> Tensor:
         config = self.config
-        classes = self.plain.config.num_labels
-        labelled = bool((labels >= 0).all())
-        if config.distillation < 1 and not labelled:
-            raise ValueError("Expected labelled images to train on with distillation below 1, found none.")
-        targets = nn.functional.one_hot(labels.clamp(min=0), classes).float()
+        if config.distillation < 1 and targets.isnan().any():
+            raise ValueError("Expected labelled images to train on with distillation below 1, found some without.")
         generator = torch.Generator().manual_seed(
             mix_seeds(config.seed, self.step, part, self.accelerator.process_index)
         )
@@ -184,9 +183,11 @@ class _Training:
                 with torch.no_grad(), self.accelerator.autocast():
                     reference = _logits(self.teacher, pixels)
         if config.distillation:
-            loss = loss + config.distillation * distill(logits, reference, config.temperature)
+            divergence = self.task.divergence(logits.float(), reference.float(), config.temperature)
+            loss = loss + config.distillation * divergence.mean()
         if config.distillation < 1:
-            loss = loss + (1 - config.distillation) * classify(logits, targets, config.label_smoothing)
+            against_labels = self.task.loss(logits.float(), targets, config.label_smoothing)
+            loss = loss + (1 - config.distillation) * against_labels.mean()
         if config.features:
             loss = loss + config.features * compare_features(student_features, teacher_features)
         if config.dampening:
@@ -213,10 +214,11 @@ class _Training:
             pixels = batch.pixel_values.to(self.accelerator.device)
             logits, reference = model(pixel_values=pixels).logits, _logits(self.teacher, pixels)
             sums[0] += len(batch)
-            sums[3] += float(distill(logits.double(), reference.double())) * len(batch)
-            if batch.labels is not None:
+            sums[3] += float(self.task.divergence(logits.double(), reference.double()).sum())
+            accuracy = None if batch.labels is None else self.task.accuracy(logits.cpu(), batch.labels)
+            if accuracy is not None:
                 sums[1] += len(batch)
-                sums[2] += float((logits.argmax(-1).cpu() == batch.labels).sum())
+                sums[2] += accuracy * len(batch)
         images, labelled, correct, kl = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
         return (correct / labelled if labelled == images else None), kl / images
 

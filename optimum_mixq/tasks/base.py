@@ -1,0 +1,59 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""What every task answers, and which one a model has."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+class Task(ABC):
+    """How the logits (B, outputs) of one kind of head are compared, explained, trained and scored."""
+
+    @abstractmethod
+    def handles(self, model: PreTrainedModel) -> bool:
+        """Return whether this is the task of the model."""
+
+    @abstractmethod
+    def divergence(self, logits: Tensor, reference: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return how far the logits are from the reference's, image by image (B,); zero where they mean the same."""
+
+    @abstractmethod
+    def explained(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the weight (B, outputs) of each logit in what relevance explains; each row sums to one."""
+
+    @abstractmethod
+    def targets(self, labels: Tensor, outputs: int) -> Tensor:
+        """Return labels as targets (B, outputs), float32, which may be mixed with one another."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Return the loss against targets (B, outputs), image by image (B,)."""
+
+    @abstractmethod
+    def accuracy(self, logits: Tensor, labels: Tensor) -> float | None:
+        """Return the share of right predictions, or None where the task has none."""
+
+    @abstractmethod
+    def agreement(self, logits: Tensor, reference: Tensor) -> float | None:
+        """Return the share of predictions that are the reference's, or None where the task has none."""
+
+
+_tasks: list[Task] = []
+
+
+def register_task(task: type[Task]) -> type[Task]:
+    """Add a task. The one registered last is asked first."""
+    _tasks.insert(0, task())
+    return task
+
+
+def task_of(model: PreTrainedModel) -> Task:
+    """Return the task of a model, by its configuration: `problem_type` and the number of labels."""
+    for task in _tasks:
+        if task.handles(model):
+            return task
+    raise ValueError(
+        f"Expected a model with problem_type 'single_label_classification', 'multi_label_classification' or "
+        f"'regression', found {model.config.problem_type!r}. Set model.config.problem_type to one of them."
+    )
