@@ -19,6 +19,7 @@ from optimum_mixq.stages.calibration import calibrate
 from optimum_mixq.stages.conversion import make_trainable, pack
 from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.training import parameter_groups, train
+from optimum_mixq.tasks import task_of
 from optimum_mixq.training_config import MixQTrainingConfig
 from optimum_mixq.training_data import TrainingImages
 
@@ -171,7 +172,7 @@ def test_labels_alone_train_too():
 
 
 def test_images_without_labels_need_distillation():
-    with pytest.raises(ValueError, match="Expected labelled images to train on with distillation below 1, found none"):
+    with pytest.raises(ValueError, match="Expected labelled images to train on with distillation below 1, found some without"):
         run(config=dataclasses.replace(QUICK, distillation=0.5))
 
 
@@ -182,7 +183,8 @@ def test_too_few_images_say_what_to_change():
 
 def test_an_epoch_sees_each_image_once_and_moves_it_anew():
     model = make_model("vit")
-    images = TrainingImages(open_images(random_pixels(model, 4), model, None), dataclasses.replace(QUICK, flip=True))
+    config = dataclasses.replace(QUICK, flip=True)
+    images = TrainingImages(open_images(random_pixels(model, 4), model, None), config, task_of(model))
     first, again, later = images[1], images[1], images[5]
     assert torch.equal(first[0], again[0]) and not torch.equal(first[0], later[0])
     assert first[1] == -1 and len(images) == 4
