@@ -12,6 +12,7 @@ import optimum_mixq
 PACKAGE = Path(optimum_mixq.__file__).parent
 # docs/pipeline.md, "The rooms". Higher ranks import lower ones.
 RANKS = {
+    "checks": 0,
     "config": 0,
     "artifacts": 0,
     "architectures": 0,
@@ -61,6 +62,8 @@ RANKS = {
     "cli": 5,
 }
 WITHIN_RANK = {
+    ("config", "checks"),
+    ("training_config", "checks"),
     ("sources", "architectures"),
     ("tasks", "tasks"),
     ("sources", "data"),
