@@ -30,9 +30,10 @@ RANKS = {
     "training_config": 0,
     "training_data": 2,
     "fingerprints": 0,
+    "kernels": 0,
     "quant.grids": 1,
     "quant.packing": 1,
-    "quant.kernels": 1,
+    "quant.codes": 1,
     "quant.prepared": 1,
     "quant.norms": 1,
     "lrp.rules": 1,
@@ -65,6 +66,7 @@ RANKS = {
 WITHIN_RANK = {
     ("config", "checks"),
     ("training_config", "checks"),
+    ("kernels", "kernels"),
     ("sources", "architectures"),
     ("tasks", "tasks"),
     ("sources", "data"),
@@ -105,8 +107,7 @@ def modules():
 
 
 def room(name):
-    first = name.split(".")[0]
-    return first if first in ("stages", "tasks", "demo") else name
+    return next((folder for folder in ("stages", "tasks", "demo", "kernels") if name.split(".")[0] == folder), name)
 
 
 def imported_modules(path):
@@ -136,6 +137,14 @@ def test_imports_run_one_way():
             if (not allowed or crosses) and name != target:
                 wrong.append(f"{name} imports {target}")
     assert wrong == []
+
+
+def test_kernels_know_torch_alone():
+    for name, path in modules():
+        if room(name) == "kernels":
+            assert all(room(target) == "kernels" for target in imported_modules(path)), name
+            lines = [line for line in path.read_text().splitlines() if line.startswith(("import", "from"))]
+            assert not any("transformers" in line for line in lines), name
 
 
 def test_arithmetic_knows_neither_transformers_nor_other_rooms():
