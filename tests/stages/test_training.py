@@ -172,7 +172,7 @@ def test_labels_alone_train_too():
 
 
 def test_images_without_labels_need_distillation():
-    with pytest.raises(ValueError, match="Expected labelled images to train on with distillation below 1, found some without"):
+    with pytest.raises(ValueError, match="Expected labelled images .* found some without"):
         run(config=dataclasses.replace(QUICK, distillation=0.5))
 
 
