@@ -6,7 +6,7 @@ LayerNorm feeds which readers, the stem and the heads. All other files work with
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,6 +109,18 @@ def expected_image_size(model: PreTrainedModel) -> tuple[int, int] | None:
         return None
     size = model.config.image_size
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def require_image_size(model: PreTrainedModel, size: tuple[int, int]) -> None:
+    """Raise a ValueError if the model cannot run images of this (height, width)."""
+    expected = expected_image_size(model)
+    if expected is not None and size != expected:
+        raise ValueError(
+            f"Expected images of {expected[0]} x {expected[1]} pixels, found {size[0]} x {size[1]}. Set the image "
+            "processor's `size` to what the model takes."
+        )
+    if model.config.model_type == "swin":
+        _require_windows_fit(model, size)
 
 
 def replace_module(model: PreTrainedModel, name: str, module: nn.Module) -> None:
@@ -218,14 +230,31 @@ def _pads_windows(model: PreTrainedModel, name: str) -> bool:
     config = model.config
     if config.model_type != "swin":
         return False
-    stage = int(name.split(".")[1])
-    patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
     image = config.image_size if isinstance(config.image_size, (tuple, list)) else (config.image_size,) * 2
-    sides = [-(-side // patch) for side in image]
+    sides = _map_sides(model, image, int(name.split(".")[1]))
+    return any(side % config.window_size for side in sides)
+
+
+def _map_sides(model: PreTrainedModel, image: Sequence[int], stage: int) -> list[int]:
+    """Return height and width of a Swin stage's map, for images of (height, width)."""
+    patch = model.config.patch_size
+    patches = (patch, patch) if isinstance(patch, int) else patch
+    sides = [-(-side // length) for side, length in zip(image, patches, strict=True)]
     for _ in range(stage):
         sides = [-(-side // 2) for side in sides]  # merging pads odd sides, so it rounds up
-    window = min(config.window_size, *sides)
-    return any(side % window for side in sides)
+    return sides
+
+
+def _require_windows_fit(model: PreTrainedModel, image: tuple[int, int]) -> None:
+    # transformers 5.23 narrows a window to its map, but not the table of relative positions that goes with it.
+    window, last = model.config.window_size, len(model.config.depths) - 1
+    sides = _map_sides(model, image, last)
+    if min(sides) < window:
+        raise ValueError(
+            f"Expected images whose maps are no smaller than the model's window of {window}, found {image[0]} x "
+            f"{image[1]} pixels: the last stage's map is {sides[0]} x {sides[1]}. Use larger images, such as the "
+            "model was trained on."
+        )
 
 
 def _check_complete(model: PreTrainedModel, architecture: Architecture) -> None:

@@ -3,9 +3,9 @@
 
 import math
 
-from optimum_mixq.artifacts import Bits, UnitCosts
+from optimum_mixq.artifacts import BitPlan, Bits, UnitCosts, checked_pair
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.stages.allocation import Budget
+from optimum_mixq.stages.allocation import Budget, matching_units, require_feasible
 
 
 def budget_of(config: MixQConfig, costs: UnitCosts) -> Budget:
@@ -50,6 +50,42 @@ def measured_bits(config: MixQConfig, target: Bits) -> tuple[Bits, ...]:
         return pairs
     apart = [((weight, config.baseline), (config.baseline, input_)) for weight, input_ in pairs]
     return tuple(sorted({bits for pair in apart for bits in pair}))
+
+
+def require_plan_exists(config: MixQConfig, costs: UnitCosts) -> None:
+    """Raise a ValueError if no plan keeps the budget, or a pattern matches nothing: it shows before measuring."""
+    candidates = candidate_bits(config, target_bits(config, costs), costs)
+    require_feasible(costs, candidates, budget_of(config, costs), config.overrides, config.exclude)
+
+
+def uniform_plan(config: MixQConfig, costs: UnitCosts) -> BitPlan:
+    """Return the same bits for every unit but those that `overrides` and `exclude` set apart."""
+    if config.bits is None or isinstance(config.bits, float):
+        raise ValueError(f"Expected whole bits for a uniform plan, found {config.bits!r}.")
+    target = target_bits(config, costs)
+    candidates = candidate_bits(config, target, costs)
+    bits = dict.fromkeys(costs.macs, target)
+    for pattern in config.exclude:
+        bits |= {unit: max(candidates[unit]) for unit in matching_units(pattern, bits, "exclude")}
+    for pattern, wanted in config.overrides.items():
+        bits |= {unit: checked_pair(wanted, unit) for unit in matching_units(pattern, bits, "overrides")}
+    require_within_limits(bits, config, costs)
+    return BitPlan(bits, {"kind": "uniform", "achieved": costs.achieved(bits)})
+
+
+def require_within_limits(bits: dict[str, Bits], config: MixQConfig, costs: UnitCosts) -> None:
+    """Raise a ValueError if a plan that was given takes more than the configuration's `size_mb` or `bops`."""
+    megabytes, bops = costs.bytes(bits) / 1e6, costs.bops(bits)
+    if config.size_mb is not None and megabytes > config.size_mb:
+        raise ValueError(
+            f"The plan takes {math.ceil(1e3 * megabytes) / 1e3:.3f} MB, and size_mb allows {config.size_mb:g}. Allow "
+            "more, or let the mixed plan choose bits within the budget."
+        )
+    if config.bops is not None and bops > config.bops:
+        raise ValueError(
+            f"The plan takes {bops:,} bit operations, and bops allows {config.bops:,}. Allow more, or let the mixed "
+            "plan choose bits within the budget."
+        )
 
 
 def _candidate_pairs(config: MixQConfig, target: Bits) -> tuple[Bits, ...]:

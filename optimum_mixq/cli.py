@@ -16,7 +16,7 @@ from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import draw_rows
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
 from optimum_mixq.pictures import draw_frontier
-from optimum_mixq.quantizer import MixQQuantizer
+from optimum_mixq.quantizer import MixQQuantizer, work_folder
 from optimum_mixq.report import Contender, frontier_points, frontier_table
 from optimum_mixq.sharing import megabytes_of
 from optimum_mixq.sources import open_images
@@ -110,14 +110,16 @@ def run_sweep(arguments: Namespace) -> None:
     )
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
-    relevance = quantizer.measure_relevance(arguments.dataset, config, arguments.split)
-    sensitivity = quantizer.measure_sensitivity(arguments.dataset, config, arguments.split)
+    work = work_folder(output)
+    relevance = quantizer.measure_relevance(arguments.dataset, config, arguments.split, work)
+    sensitivity = quantizer.measure_sensitivity(arguments.dataset, config, arguments.split, work)
     relevance.save(output / "mixq_relevance.json")
     sensitivity.save(output / "mixq_sensitivity.json")
     plans = quantizer.sweep(relevance, sensitivity, arguments.bits, config)
     for average, plan in zip(arguments.bits, plans, strict=True):
         plan.save(output / f"plan-{average:g}.json")
     (output / "frontier.svg").write_text(draw_frontier(frontier_points(plans)), encoding="utf-8")
+    shutil.rmtree(work, ignore_errors=True)
     print(frontier_table(plans))
     print(f"\nThe plans lie in {output}: `optimum-cli mixq quantize --plan FILE` takes one.")
 

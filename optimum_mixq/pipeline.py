@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, as_pair
-from optimum_mixq.choices import budget_of, candidate_bits, measured_bits, target_bits
+from optimum_mixq.choices import budget_of, candidate_bits, measured_bits, require_plan_exists, target_bits
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, fingerprint
 from optimum_mixq.fingerprints import fingerprint_inputs
@@ -39,12 +39,14 @@ def quantize_model(
     pixel_batches: Sequence[Tensor],
     config: MixQConfig,
     dataset: str | None = None,
+    description: str = "Calibrating",
 ) -> PreTrainedModel:
     """Return a packed copy of `model` with the bits of `plan`, ready to run, save and share.
 
-    `dataset` is the name of what the calibration images come from, for the record.
+    `dataset` is the name of what the calibration images come from, for the record, and `description` the progress
+    bar's.
     """
-    prepared = calibrate(model, plan, pixel_batches, config)  # 4: ranges, reparameterisation, rounding
+    prepared = calibrate(model, plan, pixel_batches, config, description)  # 4: ranges, reparameterisation, rounding
     packed = pack(prepared)  # 5: integer codes
     return attach(packed, plan, config, write_record(model, pixel_batches, dataset))
 
@@ -101,13 +103,11 @@ def choose_plan(
     """Return the mixed-precision plan of a model within the configuration's budget, and what it was chosen from.
 
     In the folder `work` both measurements are kept as they grow. From there, or from `known`, they are taken where
-    they fit.
+    they fit. A budget that no plan keeps raises before anything is measured.
     """
-    relevance_file, sensitivity_file = (
-        (None, None) if work is None else (work / "relevance.json", work / "sensitivity.json")
-    )
-    relevance = relate(model, batches, config, relevance_file, known[0])  # 1: what passes through each unit
-    sensitivity = sense(model, calibration, batches, config, sensitivity_file, known[1])  # 2: what each width costs
+    require_plan_exists(config, measure_costs(model, config.arithmetic))
+    relevance = relate(model, batches, config, work, known[0])  # 1: what passes through each unit
+    sensitivity = sense(model, calibration, batches, config, work, known[1])  # 2: what each width costs
     plans = propose_plans(model, relevance, sensitivity, config)  # 3: the best plan, by each objective
     plan = next(iter(plans.values())) if len(plans) == 1 else compare_plans(model, plans, calibration, batches, config)
     return plan, relevance, sensitivity
@@ -133,13 +133,17 @@ def relate(
     model: PreTrainedModel,
     batches: Sequence[Batch],
     config: MixQConfig,
-    file: Path | None = None,
+    work: Path | None = None,
     known: LayerRelevance | None = None,
 ) -> LayerRelevance:
-    """Return the relevance of every unit: `known` or what `file` holds if it fits, else measured, and saved there."""
+    """Return the relevance of every unit: `known` or what the folder `work` holds if it fits, else measured.
+
+    What is measured is saved in `work`, under a name made from what it was measured on.
+    """
     marks = fingerprint_inputs(model, batches, {"score": config.score})
-    if known is None and file is not None and file.exists():
-        known = LayerRelevance.load(file)
+    file = None if work is None else work / f"relevance-{_short_digest(marks)}.json"
+    if file is not None and file.exists():
+        return LayerRelevance.load(file)
     if known is not None and known.fingerprint == marks:
         return known
     measured = measure_relevance(model, batches, config.score, sum(map(len, batches)))
@@ -154,12 +158,14 @@ def sense(
     calibration: Sequence[Tensor],
     batches: Sequence[Batch],
     config: MixQConfig,
-    progress_file: Path | None = None,
+    work: Path | None = None,
     known: SensitivityTable | None = None,
 ) -> SensitivityTable:
     """Return the sensitivity of every unit at every candidate width, around the uniform baseline.
 
-    `known` is returned where it was measured on the same, at these widths or more.
+    `known` is returned where it was measured on the same, at these widths or more. In the folder `work` the sums are
+    kept as they grow, under a name made from what they are measured on, so that other settings find no wrong ones.
+    The candidates' layers are calibrated again when a run goes on: kept, they would take several times the model.
     """
     around = (config.baseline, config.baseline)
     candidates = measured_bits(config, target_bits(config, measure_costs(model, config.arithmetic)))
@@ -167,9 +173,15 @@ def sense(
     marks = mark_sensitivity(model, batches, settings, config.metric, around)
     if known is not None and known.fingerprint == marks and known.covers(candidates):
         return known
+    progress_file = None
+    if work is not None:
+        progress_file = work / f"sensitivity-{_short_digest({**marks, 'candidates': str(candidates)})}.json"
+    again = progress_file is not None and progress_file.exists()
+    uniform = BitPlan.uniform(model, around)
     baseline, variants = calibrate_variants(
-        model, BitPlan.uniform(model, around), calibration, config, candidates, pack_layer
-    )
+        model, uniform, calibration, config, candidates, pack_layer,
+        "Calibrating all candidate bits" + (" again, to go on" if again else ""),
+    )  # fmt: skip
     return measure_sensitivity(
         model, pack(baseline), around, variants, batches, config.metric, config.temperature, progress_file, settings
     )
@@ -223,8 +235,9 @@ def compare_plans(
     """
     reference, _ = measure_logits(model, batches)
     task, found = task_of(model), dict[str, float]()
-    for name, plan in plans.items():
-        packed = pack(calibrate(model, plan, calibration, config))
+    for number, (name, plan) in enumerate(plans.items(), 1):
+        description = f"Calibrating plan {number} of {len(plans)}, to compare"
+        packed = pack(calibrate(model, plan, calibration, config, description))
         logits, _ = measure_logits(packed, batches)
         found[name] = float(task.divergence(logits.double(), reference.double(), config.temperature).mean())
     best = min(found, key=lambda name: found[name])
@@ -246,6 +259,10 @@ def sweep_plans(
     scores = combine_scores(relevance, sensitivity, candidates, config.alpha)
     budgets = [budget_of(replace(config, bits=float(bits)), costs) for bits in average_bits]
     return sweep(scores, costs, budgets, config.overrides, config.exclude, config.solver)
+
+
+def _short_digest(marks: Mapping[str, str]) -> str:
+    return hashlib.sha256(repr(sorted(marks.items())).encode()).hexdigest()[:12]
 
 
 _SETTINGS_OF_SENSITIVITY = {

@@ -18,6 +18,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.card import Evaluated, Timing, model_card
+from optimum_mixq.choices import require_within_limits, uniform_plan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, draw_rows, exclude_fingerprints
 from optimum_mixq.file_size import saved_bytes
@@ -30,10 +31,12 @@ from optimum_mixq.pipeline import (
     sweep_plans,
     train_model,
 )
+from optimum_mixq.rebuilding import require_rebuildable
 from optimum_mixq.report import Report
 from optimum_mixq.reporting import build_report
 from optimum_mixq.sharing import appearing_folder, megabytes_of, require_empty, upload
 from optimum_mixq.sources import open_images
+from optimum_mixq.stages.costs import measure_costs
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 from optimum_mixq.stages.training import EpochResult
 from optimum_mixq.tasks import task_of
@@ -143,16 +146,14 @@ class MixQQuantizer(OptimumQuantizer):
         called again.
         """
         config = config or MixQConfig()
-        target = None if save_dir is None else require_empty(Path(save_dir))
+        target = None if save_dir is None else self._require_target(Path(save_dir))
+        given = None if plan is None else self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
-        if plan is None:
-            work = None if target is None else target.with_name(f".{target.name}.work")
-            self.plan = self._choose_plan(images, config, work)
-        else:
-            self.plan = self._read_plan(plan, config)
+        chosen = given or self._choose_plan(images, config, None if target is None else work_folder(target))
         pixel_batches = self._calibration_batches(images, config)
-        self.quantized = quantize_model(self.model, self.plan, pixel_batches, config, _name_of(dataset))
-        self.evaluated = self.timing = None
+        description = "Calibrating the plan" if given else "Calibrating the chosen plan"
+        quantized = quantize_model(self.model, chosen, pixel_batches, config, _name_of(dataset), description)
+        self.quantized, self.plan, self.evaluated, self.timing = quantized, chosen, None, None
         self._save(target)
         return self.quantized
 
@@ -175,42 +176,55 @@ class MixQQuantizer(OptimumQuantizer):
         `save_dir`.
         """
         config = config or self._config_of_plan()
-        target = None if save_dir is None else require_empty(Path(save_dir))
-        work = None if target is None else target.with_name(f".{target.name}.work")
+        target = None if save_dir is None else self._require_target(Path(save_dir))
+        work = None if target is None else work_folder(target)
+        chosen = self.plan if plan is None else self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         calibration = self._calibration_batches(images, config)
-        if plan is not None:
-            self.plan = self._read_plan(plan, config)
-        elif self.plan is None:
-            self.plan = self._choose_plan(images, config, work)
+        chosen = chosen or self._choose_plan(images, config, work)
         held = [] if evaluation is None else self._evaluation_batches(evaluation, evaluation_split, None, 32)
-        self.quantized, self.history = train_model(
-            self.model, self.plan, calibration, images, config, training or MixQTrainingConfig(), held, work,
+        quantized, history = train_model(
+            self.model, chosen, calibration, images, config, training or MixQTrainingConfig(), held, work,
             trackers, _name_of(dataset),
         )  # fmt: skip
+        self.quantized, self.plan, self.history = quantized, chosen, history
         self.evaluated = self.timing = None
         self._save(target)
         return self.quantized
 
     def measure_relevance(
-        self, dataset: Any, config: MixQConfig | None = None, split: str | None = None
+        self,
+        dataset: Any,
+        config: MixQConfig | None = None,
+        split: str | None = None,
+        work: str | Path | None = None,
     ) -> LayerRelevance:
-        """Return how much of the classification passes through each unit, on images of `dataset`."""
+        """Return how much of the classification passes through each unit, on images of `dataset`.
+
+        In the folder `work` it is kept, and taken from there when the same is measured again.
+        """
         config = config or MixQConfig()
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         batches = self._sensitivity_batches(images, config)
-        self.relevance = relate(self.model, batches, config, known=self.relevance)
+        self.relevance = relate(self.model, batches, config, _make_folder(work), self.relevance)
         return self.relevance
 
     def measure_sensitivity(
-        self, dataset: Any, config: MixQConfig | None = None, split: str | None = None
+        self,
+        dataset: Any,
+        config: MixQConfig | None = None,
+        split: str | None = None,
+        work: str | Path | None = None,
     ) -> SensitivityTable:
-        """Return what each unit's bits cost the network, on images of `dataset`."""
+        """Return what each unit's bits cost the network, on images of `dataset`.
+
+        In the folder `work` it is kept as it grows: a run that was stopped goes on from there.
+        """
         config = config or MixQConfig()
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         batches = self._sensitivity_batches(images, config)
         calibration = self._calibration_batches(images, config)
-        self.sensitivity = sense(self.model, calibration, batches, config, known=self.sensitivity)
+        self.sensitivity = sense(self.model, calibration, batches, config, _make_folder(work), self.sensitivity)
         return self.sensitivity
 
     def allocate(
@@ -271,6 +285,7 @@ class MixQQuantizer(OptimumQuantizer):
     def save_pretrained(self, save_dir: str | Path, repo_id: str = "PATH") -> None:
         """Write the packed model, its image processor, what was measured, and its card."""
         folder = Path(save_dir)
+        require_rebuildable(self.model)
         self._require_quantized().save_pretrained(folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
@@ -293,7 +308,7 @@ class MixQQuantizer(OptimumQuantizer):
         if target is not None and _is_main_process():
             with appearing_folder(target) as folder:
                 self.save_pretrained(folder)
-            shutil.rmtree(target.with_name(f".{target.name}.work"), ignore_errors=True)
+            shutil.rmtree(work_folder(target), ignore_errors=True)
 
     def _config_of_plan(self) -> MixQConfig:
         """Return the configuration that the quantized model was made with, else the default."""
@@ -315,26 +330,35 @@ class MixQQuantizer(OptimumQuantizer):
         card.save(folder / "README.md")
 
     def _choose_plan(self, images: Images, config: MixQConfig, work: Path | None) -> BitPlan:
-        if work is not None:
-            work.mkdir(parents=True, exist_ok=True)
         plan, self.relevance, self.sensitivity = choose_plan(
             self.model,
             self._calibration_batches(images, config),
             self._sensitivity_batches(images, config),
             config,
-            work,
+            _make_folder(work),
             (self.relevance, self.sensitivity),
         )
         return plan
 
     def _read_plan(self, plan: BitPlan | str | Path, config: MixQConfig) -> BitPlan:
-        if isinstance(plan, BitPlan):
-            return plan
-        if plan != "uniform":
-            return BitPlan.load(plan)
-        if config.bits is None or isinstance(config.bits, float):
-            raise ValueError(f"Expected whole bits for a uniform plan, found {config.bits!r}.")
-        return BitPlan.uniform(self.model, config.bits)
+        """Return the plan that was given, or named; what the configuration asks of it has to hold."""
+        costs = measure_costs(self.model, config.arithmetic)
+        if plan == "uniform":
+            return uniform_plan(config, costs)
+        if config.overrides or config.exclude:
+            raise ValueError(
+                "Expected no overrides and no exclude beside a plan that says the bits of every unit, found "
+                f"{sorted(config.overrides) + list(config.exclude)}. Change the plan itself, or let one be chosen."
+            )
+        read = plan if isinstance(plan, BitPlan) else BitPlan.load(plan)
+        read.check_fits(describe(self.model))
+        require_within_limits(read.bits, config, costs)
+        return read
+
+    def _require_target(self, folder: Path) -> Path:
+        """Return the folder if the packed model can be written to it, and loaded from there."""
+        require_rebuildable(self.model)
+        return require_empty(folder)
 
     def _calibration_batches(self, images: Images, config: MixQConfig) -> list[Tensor]:
         rows = draw_rows(images, config.calibration_samples, config.seed)
@@ -364,6 +388,18 @@ class MixQQuantizer(OptimumQuantizer):
     def _require_plan(self) -> BitPlan:
         assert self.plan is not None  # what is quantized has a plan
         return self.plan
+
+
+def work_folder(target: Path) -> Path:
+    """Return the folder beside an output in which a run keeps what it has measured until it is done."""
+    return target.with_name(f".{target.name}.work")
+
+
+def _make_folder(folder: str | Path | None) -> Path | None:
+    if folder is None:
+        return None
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
 
 
 def _is_main_process() -> bool:

@@ -23,6 +23,7 @@ from transformers import (
 # that tests start take the number from here.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PLAIN = {
     "image_size": 16,
     "patch_size": 4,

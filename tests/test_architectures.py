@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import pytest
 import torch
-from conftest import BUILDERS
+from conftest import BUILDERS, WINDOWED
 from torch import nn
 from transformers import (
     BertConfig,
@@ -15,7 +15,9 @@ from transformers import (
     ViTModel,
 )
 
-from optimum_mixq.architectures import describe, expected_image_size
+from optimum_mixq import BitPlan, MixQConfig
+from optimum_mixq.architectures import describe, expected_image_size, require_image_size
+from optimum_mixq.stages.calibration import calibrate
 
 
 FULL_SIZE = {
@@ -59,6 +61,17 @@ def test_merging_of_a_swin_stands_between_its_stages():
         "stages.2.merging",
         "stages.3.blocks.0",
     ]
+
+
+def test_a_window_larger_than_a_map_is_refused_with_what_to_do():
+    swin = SwinForImageClassification(SwinConfig(**WINDOWED))  # maps of 16, 8, 4 and 2 at 32 pixels, windows of 2
+    require_image_size(swin, (32, 32))
+    require_image_size(swin, (18, 64))
+    message = "no smaller than the model's window of 2, found 16 x 32 pixels: the last stage's map is 1 x 2"
+    with pytest.raises(ValueError, match=message):
+        require_image_size(swin, (16, 32))
+    with pytest.raises(ValueError, match="found 16 x 16 pixels"):
+        calibrate(swin, BitPlan.uniform(swin, 4), [torch.zeros(1, 3, 16, 16)], MixQConfig())
 
 
 def test_blocks_run_in_the_order_in_which_they_are_described(model):

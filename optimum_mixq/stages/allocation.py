@@ -65,7 +65,7 @@ def allocate(
     options = _restrict(scores, overrides or {}, exclude)
     _require_finite(options)
     limits = _possible_limits(options, costs, budget)
-    groups = [[unit for pattern in group for unit in _matching(pattern, options, "tied")] for group in tied]
+    groups = [[unit for pattern in group for unit in matching_units(pattern, options, "tied")] for group in tied]
     plan, proven, bound = solve(options, limits, groups, interactions or {}, solver, time_limit)
     objective = _objective(options, interactions or {}, plan)
     provenance = {
@@ -94,6 +94,16 @@ def require_feasible(
     """
     unscored = {unit: dict.fromkeys(row, 0.0) for unit, row in candidates.items()}
     _possible_limits(_restrict(unscored, overrides or {}, exclude), costs, budget)
+
+
+def matching_units(pattern: str, units: Mapping[str, Any], option: str) -> list[str]:
+    """Return the units that match a pattern of `option`; none is an error, which names those that are near."""
+    found = fnmatch.filter(units, pattern)
+    if not found:
+        near = difflib.get_close_matches(pattern, list(units), n=3, cutoff=0.4)
+        hint = f"Near: {', '.join(near)}." if near else f"Units look like {next(iter(units))}."
+        raise ValueError(f"The pattern '{pattern}' in {option} matches no unit. {hint}")
+    return found
 
 
 def sweep(
@@ -128,24 +138,15 @@ def _restrict(
     """Return the scores of what is left to choose from."""
     options = {unit: dict(row) for unit, row in scores.items()}
     for pattern in exclude:
-        for unit in _matching(pattern, options, "exclude"):
+        for unit in matching_units(pattern, options, "exclude"):
             most = max(options[unit])
             options[unit] = {most: options[unit][most]}
     for pattern, wanted in overrides.items():
-        for unit in _matching(pattern, options, "overrides"):
+        for unit in matching_units(pattern, options, "overrides"):
             bits = checked_pair(wanted, unit)
             # Fixed bits need no score: there is nothing to choose.
             options[unit] = {bits: scores[unit].get(bits, 0.0)}
     return options
-
-
-def _matching(pattern: str, units: Mapping[str, Any], option: str) -> list[str]:
-    found = fnmatch.filter(units, pattern)
-    if not found:
-        near = difflib.get_close_matches(pattern, list(units), n=3, cutoff=0.4)
-        hint = f"Near: {', '.join(near)}." if near else f"Units look like {next(iter(units))}."
-        raise ValueError(f"The pattern '{pattern}' in {option} matches no unit. {hint}")
-    return found
 
 
 def _possible_limits(options: Mapping[str, Mapping[Bits, float]], costs: UnitCosts, budget: Budget) -> list[Limit]:

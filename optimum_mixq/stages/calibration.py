@@ -23,6 +23,7 @@ from optimum_mixq.architectures import (
     attention_shape,
     describe,
     replace_module,
+    require_image_size,
 )
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
@@ -65,13 +66,17 @@ Variants = dict[str, dict[Bits, dict[str, nn.Module]]]
 
 
 def calibrate(
-    model: PreTrainedModel, plan: BitPlan, pixel_batches: Sequence[Tensor], config: MixQConfig
+    model: PreTrainedModel,
+    plan: BitPlan,
+    pixel_batches: Sequence[Tensor],
+    config: MixQConfig,
+    description: str = "Calibrating",
 ) -> PreTrainedModel:
     """Return a copy of `model` whose layers and attention are fake-quantized; `model` itself is left as it is.
 
-    `pixel_batches` are calibration images (B, C, H, W) as the model takes them.
+    `pixel_batches` are calibration images (B, C, H, W) as the model takes them; `description` is the progress bar's.
     """
-    return calibrate_variants(model, plan, pixel_batches, config, ())[0]
+    return calibrate_variants(model, plan, pixel_batches, config, (), description=description)[0]
 
 
 @torch.no_grad()
@@ -82,6 +87,7 @@ def calibrate_variants(
     config: MixQConfig,
     candidates: Sequence[Bits],
     convert: Callable[[nn.Module], nn.Module] = lambda module: module,
+    description: str = "Calibrating",
 ) -> tuple[PreTrainedModel, Variants]:
     """Return what `calibrate` does, and beside it each unit once more at each of the other candidate bits.
 
@@ -91,6 +97,8 @@ def calibrate_variants(
     architecture = describe(model)
     plan.check_fits(architecture)
     _require_float(model)
+    for pixels in pixel_batches:
+        require_image_size(model, (pixels.shape[-2], pixels.shape[-1]))
     # The images' activations are held for one batch at a time: small batches keep them small.
     pixel_batches = _split_batches(model.get_submodule(architecture.stem), pixel_batches)
     with measuring(model):
@@ -99,28 +107,31 @@ def calibrate_variants(
         _attach_attention(quantized, architecture)
         with measuring(quantized):
             return quantized, _calibrate_blocks(
-                model, quantized, architecture, plan, pixel_batches, config, candidates, convert
+                model, quantized, plan, pixel_batches, config, candidates, convert, description
             )
 
 
 def _calibrate_blocks(
     model: PreTrainedModel,
     quantized: PreTrainedModel,
-    architecture: Architecture,
     plan: BitPlan,
     pixel_batches: Sequence[Tensor],
     config: MixQConfig,
     candidates: Sequence[Bits],
     convert: Callable[[nn.Module], nn.Module],
+    description: str,
 ) -> Variants:
     """Calibrate `quantized` in place, block after block, and return the units' variants."""
+    architecture = describe(model)
     _calibrate_stem(quantized, architecture, pixel_batches)
-    hidden = [record_hidden(quantized, architecture, pixels.to(model.device)) for pixels in pixel_batches]
-    float_hidden = [record_hidden(model, architecture, pixels.to(model.device)) for pixels in pixel_batches]
+    hidden = [record_hidden(quantized, architecture, pixels.to(model.device, model.dtype)) for pixels in pixel_batches]
+    float_hidden = [
+        record_hidden(model, architecture, pixels.to(model.device, model.dtype)) for pixels in pixel_batches
+    ]
     # Beside hidden states a block is given nothing that depends on the images: one tells all.
-    calls = record_calls(model, architecture, pixel_batches[0][:1].to(model.device))
+    calls = record_calls(model, architecture, pixel_batches[0][:1].to(model.device, model.dtype))
     variants: Variants = {}
-    with progress_bar(len(architecture.blocks), "Calibrating", "block") as bar:
+    with progress_bar(len(architecture.blocks), description, "block") as bar:
         for block in architecture.blocks:
             step = _BlockCalibration(model, quantized, block, plan, calls.blocks[block.name], config, candidates)
             float_hidden, hidden = step.run(float_hidden, hidden)
@@ -310,7 +321,7 @@ def _calibrate_heads(
     observers = {name: RowObserver(name) for name in architecture.heads}
     for states in hidden:
         with captured_inputs(quantized, architecture.heads) as inputs:
-            finish(quantized, architecture, calls, image.to(quantized.device), states)
+            finish(quantized, architecture, calls, image.to(quantized.device, quantized.dtype), states)
         for name, observer in observers.items():
             observer.observe(inputs[name][0])
     for name, observer in observers.items():

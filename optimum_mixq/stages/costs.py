@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures import Architecture, attention_shape, describe, expected_image_size
+from optimum_mixq.architectures import Architecture, attention_shape, describe, require_image_size
 from optimum_mixq.artifacts import UnitCosts
 from optimum_mixq.config import ATTENTION_CHILD, STEM_AND_HEAD_BITS
 from optimum_mixq.file_size import file_bytes
@@ -63,8 +63,9 @@ def _count_outputs(model: PreTrainedModel, name: str, rows: dict[str, int]) -> t
 
 
 def _blank_image(model: PreTrainedModel) -> Tensor:
-    size = expected_image_size(model) or (model.config.image_size,) * 2
-    height, width = (side if isinstance(side, int) else side[0] for side in size)
+    size = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    require_image_size(model, (height, width))
     return torch.zeros(1, model.config.num_channels, height, width, dtype=model.dtype, device=model.device)
 
 

@@ -54,7 +54,7 @@ def measure_logits(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Te
     logits, labels = [], []
     with measuring(model), torch.inference_mode():
         for batch in batches:
-            outputs = model(pixel_values=batch.pixel_values.to(model.device))
+            outputs = model(pixel_values=batch.pixel_values.to(model.device, model.dtype))
             logits.append(outputs.logits.float().cpu())
             labels.append(batch.labels)
     if not logits:
@@ -71,7 +71,7 @@ def measure_latency(models: Mapping[str, PreTrainedModel], pixel_values: Tensor,
             stack.enter_context(measuring(model))
         for repeat in range(repeats + 1):
             for name, model in models.items():
-                pixels = pixel_values.to(model.device)
+                pixels = pixel_values.to(model.device, model.dtype)
                 started = time.perf_counter()
                 model(pixel_values=pixels).logits.sum().item()  # waits for the device
                 if repeat:  # the first warms up

@@ -72,8 +72,12 @@ def measure_sensitivity(
     marks = mark_sensitivity(model, held, settings or {}, metric, baseline_bits)
     candidates = sorted({bits for row in variants.values() for bits in row})
     progress = _Progress(progress_file, {**marks, "candidates": str(candidates)}, rank, processes)
-    total = len(held) * sum(number % processes == rank for number in range(len(architecture.blocks)))
-    bar = progress_bar(total, "Sensitivity", "step", shown=rank == 0)
+    # A variant of an early block runs all blocks behind it: what is left is counted in blocks to run.
+    runs = _count_runs(architecture, variants)
+    mine = range(rank, len(runs), processes)
+    total = len(held) * sum(runs[block] for block in mine)
+    done = sum(runs[block] for batch in range(len(held)) for block in mine if progress.is_done(batch, block))
+    bar = progress_bar(total, "Sensitivity", "block", rank == 0, done)
     with bar, measuring(model), measuring(baseline):
         for number, batch in enumerate(held):
             _measure_batch(model, baseline, architecture, variants, batch, number, metric, temperature, progress, bar)
@@ -112,11 +116,11 @@ def _measure_batch(
 ) -> None:
     """Add one batch's damage of every variant to the sums, block by block; what is done already is passed over."""
     blocks = architecture.blocks
-    mine = [index for index in range(len(blocks)) if index % progress.processes == progress.rank]
-    if all(progress.is_done(number, index) for index in mine):
-        bar.update(len(mine))
+    mine = range(progress.rank, len(blocks), progress.processes)
+    left = [index for index in mine if not progress.is_done(number, index)]
+    if not left:
         return
-    pixels = batch.pixel_values.to(model.device)
+    pixels = batch.pixel_values.to(model.device, model.dtype)
     reference = (baseline if metric == "shift" else model)(pixel_values=pixels).logits
     require_finite(reference, "the model's logits")
     task = task_of(model)
@@ -126,20 +130,24 @@ def _measure_batch(
     def damage(start: int, states: Tensor) -> float:
         for block in blocks[start:]:
             states = run_block(baseline, block, states, calls.blocks[block.name])
+        bar.update(len(blocks) - start)
         logits = finish(baseline, architecture, calls, pixels[:1], states).logits
         return _metric_sum(task, logits, reference, batch.labels, metric, temperature)
 
     for index, block in enumerate(blocks):
-        if index in mine:
-            if not progress.is_done(number, index):
-                found = _measure_block(
-                    baseline, block, variants, lambda index=index, hidden=hidden: damage(index, hidden)
-                )
-                if index == 0:
-                    found[""] = {"baseline": damage(0, hidden)}
-                progress.add(number, index, found)
-            bar.update()
+        if index in left:
+            found = _measure_block(baseline, block, variants, lambda index=index, hidden=hidden: damage(index, hidden))
+            if index == 0:
+                found[""] = {"baseline": damage(0, hidden)}
+            progress.add(number, index, found)
         hidden = run_block(baseline, block, hidden, calls.blocks[block.name])
+
+
+def _count_runs(architecture: Architecture, variants: Variants) -> list[int]:
+    """Return how many blocks are run, per batch, for the variants of each block; the baseline counts to the first."""
+    counts = [sum(len(variants[unit.name]) for unit in block.units) for block in architecture.blocks]
+    counts[0] += 1
+    return [count * (len(counts) - number) for number, count in enumerate(counts)]
 
 
 def _measure_block(baseline: PreTrainedModel, block: Block, variants: Variants, damage: Any) -> dict[str, Any]:

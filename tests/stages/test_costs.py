@@ -1,6 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import pytest
-from conftest import BUILDERS, make_model, random_pixels
+from conftest import BUILDERS, WINDOWED, make_model, random_pixels
+from transformers import SwinConfig, SwinForImageClassification
 
 from optimum_mixq import MixQQuantizer
 from optimum_mixq.artifacts import BitPlan
@@ -63,6 +64,11 @@ def test_bit_operations_are_counted_for_the_arithmetic():
     # A column-scaled layer multiplies activations with an 8-bit operand.
     assert column.unit_bops("blocks.0.fc1", (3, 5)) == macs * 40
     assert column.unit_bops("blocks.0.qk", (3, 5)) == column.macs["blocks.0.qk"] * 25
+
+
+def test_an_image_that_is_not_square_is_counted_as_it_is():
+    swin = SwinForImageClassification(SwinConfig(**WINDOWED | {"image_size": (32, 64)}))
+    assert measure_costs(swin, "folded").macs["stages.0.blocks.0.qk"] == 128 * 4 * 4 * 8
 
 
 def test_windows_are_counted():
