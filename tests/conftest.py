@@ -75,6 +75,15 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless `-m` says what is wanted."""
+    if config.getoption("-m"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
 @pytest.fixture(params=sorted(BUILDERS))
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return make_model(request.param)

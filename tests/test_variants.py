@@ -9,7 +9,7 @@ import copy
 import pytest
 import torch
 from conftest import DEVICE
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import (
@@ -49,7 +49,7 @@ def plain_models(draw):
         "patch_size": patch,
         "num_hidden_layers": draw(st.integers(1, 4)),
         "num_attention_heads": heads,
-        "hidden_size": heads * draw(st.sampled_from([4, 8])),
+        "hidden_size": heads * draw(st.sampled_from([8, 12])),
         "intermediate_size": draw(st.sampled_from([20, 33, 48])),
         "qkv_bias": draw(st.booleans()),
         "num_channels": draw(st.sampled_from([1, 3])),
@@ -113,9 +113,8 @@ def quantize(model, pixels, config, plan):
 @torch.no_grad()
 def relative_error(model, packed, pixels):
     reference = copy.deepcopy(model).eval()(pixel_values=pixels.to(model.dtype)).logits.double()
-    found = packed(pixel_values=pixels).logits.double()
-    centred = reference - reference.mean(0)
-    return float((found - reference).norm() / (centred.norm() + 0.1 * reference.norm()))
+    found = packed(pixel_values=pixels.to(model.dtype)).logits.double()
+    return float((found - reference).norm() / reference.norm())
 
 
 def check(family, options, size, head, activation, arithmetic, bits, plan, mode, dtype, tmp):
@@ -156,10 +155,15 @@ variants = given(
     mode=st.sampled_from([{}, {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.3}]),
     dtype=st.sampled_from([torch.float32, torch.float32, torch.float64]),
 )
-QUIET = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
+# An example takes half a second: shrinking a failure would take minutes, and its arguments tell enough.
+COSTLY = settings(
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=(HealthCheck.function_scoped_fixture, HealthCheck.too_slow),
+)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@settings(COSTLY, max_examples=25, derandomize=True)
 @variants
 def test_any_variant_is_quantized_as_well_as_its_sibling(
     shape, head, activation, arithmetic, bits, plan, mode, dtype, tmp_path
@@ -168,7 +172,7 @@ def test_any_variant_is_quantized_as_well_as_its_sibling(
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=QUIET)
+@settings(COSTLY, max_examples=400)
 @variants
 def test_many_variants_are_quantized_as_well_as_their_siblings(
     shape, head, activation, arithmetic, bits, plan, mode, dtype, tmp_path

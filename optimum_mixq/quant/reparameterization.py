@@ -73,7 +73,7 @@ def fold(norm: nn.LayerNorm, readers: list[nn.Linear], grid: UniformGrid, fold_s
         if fold_shift and reader.bias is None:
             reader.bias = nn.Parameter(reader.weight.new_zeros(reader.out_features))
         if fold_shift:
-            reader.bias.sub_(reader.weight @ shift)
+            reader.bias.sub_(reader.weight @ shift.to(reader.weight.dtype))
     return target
 
 

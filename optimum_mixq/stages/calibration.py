@@ -173,7 +173,7 @@ class _BlockCalibration:
                     for name, layer in zip(unit.modules, layers, strict=True):
                         kernel = layer.kernel()
                         codes = [round_to_codes(batch, layer.input_grid).to(torch.uint8) for batch in inputs]
-                        replay(name, [kernel(batch) for batch in codes])
+                        replay(name, [kernel(batch, inputs[0].dtype) for batch in codes])
                 elif unit.kind == "qk":
                     name, operands = self._calibrate_attention(unit, hidden)
                     quantizer = self.quantized.get_submodule(name)
