@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from optimum_mixq.data import Images, draw_rows, exclude_fingerprints
+from optimum_mixq.data import Images, draw_rows
 
 
 def images_of(count=6, labels=None):
@@ -24,13 +24,6 @@ def test_the_same_seed_draws_the_same_rows_and_another_seed_others():
     assert draw_rows(images, 10, seed=3) == draw_rows(images, 10, seed=3)
     assert draw_rows(images, 10, seed=3) != draw_rows(images, 10, seed=4)
     assert len(set(draw_rows(images, 100, seed=0))) == 100
-
-
-def test_images_that_served_calibration_are_left_out_of_evaluation():
-    whole = images_of(labels=[0, 1, 2, 3, 4, 0])
-    seen = frozenset(digest for batch in whole.batches([1, 3], 4) for digest in batch.fingerprints)
-    kept = list(exclude_fingerprints(whole.batches(range(6), 2), seen))
-    assert torch.cat([batch.labels for batch in kept]).tolist() == [0, 2, 4, 0]
 
 
 def test_a_label_outside_the_models_classes_is_said_with_its_row():
