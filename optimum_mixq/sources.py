@@ -60,6 +60,8 @@ def open_images(
         label_names: the model's class for each of the source's, where their names differ: {"flugzeug": "airplane"}.
         on_error: "skip" reads every image once in advance and leaves out, with a warning, those that cannot be read.
     """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"Expected on_error to be 'raise' or 'skip', found {on_error!r}.")
     if isinstance(source, Images):
         return _reuse(source, model, role, split, (image_column, label_column, label_names))
     if isinstance(source, (str, Path)):

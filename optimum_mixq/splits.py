@@ -71,8 +71,8 @@ def take_split(names: Sequence[str], load: Callable[[str], Any], split: str, whe
         raise unknown
     loaded = {name: load(name) for name in asked}
     parts = instruction.to_absolute({name: len(rows) for name, rows in loaded.items()})
-    taken = [loaded[part.splitname].select(range(part.from_, max(part.from_, part.to))) for part in parts]
-    if not sum(map(len, taken)):
+    taken = [loaded[part.splitname].select(range(part.from_, part.to)) for part in parts if part.from_ < part.to]
+    if not taken:
         lengths = ", ".join(f"{name} {len(rows)}" for name, rows in loaded.items())
         raise ValueError(f"split='{split}' of {where} is empty: the splits have these numbers of rows: {lengths}.")
     try:

@@ -34,6 +34,9 @@ def test_a_label_outside_the_models_classes_is_said_with_its_row():
 
 def test_fewer_images_than_asked_for_is_said_with_both_numbers():
     images = images_of(6)
+    for count in (0, -1):
+        with pytest.raises(ValueError, match=f"Expected a positive number of images .*, found {count}"):
+            draw_rows(images, count, seed=0)
     with pytest.raises(
         ValueError, match="Expected at least 32 images, found 6 in the data set. Add images, or ask for"
     ):
