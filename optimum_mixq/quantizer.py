@@ -181,20 +181,24 @@ class MixQQuantizer(OptimumQuantizer):
         config = config or self._config_of_plan()
         target = None if save_dir is None else require_empty(Path(save_dir))
         work = None if target is None else target.with_name(f".{target.name}.work")
-        images = watch(open_images(dataset, self.model, self.processor, "calibration", split))
+        training = training or MixQTrainingConfig()
+        images = open_images(dataset, self.model, self.processor, "calibration", split)
+        if training.distillation < 1:  # then labels have to be the model's
+            images = open_images(images, self.model, self.processor, "evaluation")
+        images = watch(images)
         calibration = self._calibration_batches(images, config)
-        if plan is not None:
-            self.plan = self._read_plan(plan, config)
-        elif self.plan is None:
-            self.plan = self._choose_plan(images, config, work)
         held: list[Batch] = []
         if evaluation is not None:
             self.served = self.served.add("training", images.all_digests())
             unseen = self._evaluation_batches(evaluation, evaluation_split, None, 32)
             held = list(unseen)
             self._tell(unseen)
+        if plan is not None:
+            self.plan = self._read_plan(plan, config)
+        elif self.plan is None:
+            self.plan = self._choose_plan(images, config, work)
         self.quantized, self.history = train_model(
-            self.model, self.plan, calibration, images, config, training or MixQTrainingConfig(), held, work,
+            self.model, self.plan, calibration, images, config, training, held, work,
             trackers, _name_of(dataset),
         )  # fmt: skip
         self.served = self.served.add("training", images.all_digests())
@@ -275,14 +279,13 @@ class MixQQuantizer(OptimumQuantizer):
         quantized, plan, config = self._require_quantized(), self._require_plan(), self._config_of_plan()
         images = open_images(dataset, self.model, self.processor, "calibration", calibration_split)
         calibration = self._calibration_batches(images, config)
-        unseen = self._evaluation_batches(dataset, split, samples, config.batch_size)
-        batches = list(unseen)
-        self._tell(unseen)
+        batches = self._evaluation_batches(dataset, split, samples, config.batch_size)
         report, evaluated, self.timing = build_report(
             self.model, quantized, plan, self.relevance, self.sensitivity, config, calibration, batches,
             _name_of(dataset) or "own images", split,
         )  # fmt: skip
-        self.evaluated = dataclasses.replace(evaluated, left_out=self._left_out(unseen))
+        self._tell(batches)
+        self.evaluated = dataclasses.replace(evaluated, left_out=self._left_out(batches))
         report.save(save_dir)
         if (Path(save_dir) / "config.json").exists():
             self._write_card(Path(save_dir))

@@ -40,7 +40,20 @@ class TrainingImages(Dataset):
         batch = next(self.images.batches([index], 1))
         generator = torch.Generator().manual_seed(mix_seeds(self.config.seed, epoch, index))
         pixels = move_image(batch.pixel_values[0], self.config.shift, self.config.flip, generator)
-        return pixels, -1 if batch.labels is None else int(batch.labels[0])
+        return pixels, self._read_class(batch.labels)
+
+    def _read_class(self, labels: Tensor | None) -> int:
+        """Return the class number of one image, or -1 for none."""
+        if labels is None:
+            return -1
+        if not labels.is_floating_point():
+            return int(labels[0])
+        if self.config.distillation < 1:
+            raise ValueError(
+                f"Expected one class per image to train on with distillation={self.config.distillation}, found "
+                f"{'a vector' if labels.ndim > 1 else 'a number'}. Set distillation=1, which needs no labels."
+            )
+        return -1
 
 
 class _EpochSampler(Sampler):
