@@ -87,12 +87,12 @@ class _Classes:
         self.count = config.num_labels
         self.names = [str(config.id2label.get(number, f"LABEL_{number}")) for number in range(self.count)]
         self.unnamed = all(name == f"LABEL_{number}" for number, name in enumerate(self.names))
-        self._whole: dict[str, set[int]] = {}
-        self._synonyms: dict[str, set[int]] = {}
+        # As it stands, then folded, then by synonyms as in "tench, Tinca tinca".
+        self._found_by: tuple[dict[str, set[int]], ...] = ({}, {}, {})
         for number, name in enumerate(self.names):
-            self._whole.setdefault(_fold(name), set()).add(number)
-            for synonym in name.split(","):
-                self._synonyms.setdefault(_fold(synonym), set()).add(number)
+            for found_by, keys in zip(self._found_by, _keys(name), strict=True):
+                for key in keys:
+                    found_by.setdefault(key, set()).add(number)
 
     def find(self, wanted: str | int, name: Any) -> int:
         """Return the number of the class that `label_names` wants for `name`."""
@@ -140,10 +140,11 @@ class _Classes:
         return int(name) if name.isdecimal() and not candidates and int(name) < self.count else None
 
     def _candidates(self, name: str) -> set[int]:
-        whole = self._whole.get(_fold(name), set())
-        if whole:
-            return whole
-        return set().union(*(self._synonyms.get(_fold(synonym), set()) for synonym in name.split(",")))
+        for found_by, keys in zip(self._found_by, _keys(name), strict=True):
+            found = set().union(*(found_by.get(key, set()) for key in keys))
+            if found:
+                return found
+        return set()
 
     def _mismatch(self, names: Sequence[str], found: Sequence[int | None]) -> str:
         example = next((name for name, number in zip(names, found, strict=True) if number is None), names[0])
@@ -202,8 +203,14 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
+def _keys(name: str) -> tuple[list[str], list[str], list[str]]:
+    folded, synonyms = _fold(name), [_fold(synonym) for synonym in name.split(",")]
+    return [name], [folded] if folded else [], [synonym for synonym in synonyms if synonym]
+
+
 def _fold(name: str) -> str:
-    return re.sub(r"[\s_\-]+", "", name).casefold()
+    """Return a name's letters and digits, in lower case: a folder cannot be called "T-shirt/top"."""
+    return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def _beginning(names: Sequence[str]) -> str:

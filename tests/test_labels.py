@@ -39,6 +39,14 @@ def test_names_match_in_any_case_with_any_separator_and_by_one_synonym(name, num
     assert label_reader(ANIMALS).read(name) == number
 
 
+def test_a_name_that_no_folder_can_have_matches_what_stands_for_it():
+    clothes = config("T-shirt/top", "Trouser", "C", "C++", "?", "!")
+    for name, number in (("T-shirt_top", 0), ("tshirt top", 0), ("C", 2), ("C++", 3), ("!", 5)):
+        assert label_reader(clothes, named(name)).read(0) == number
+    for name in ("c", "-", "", ","):
+        assert label_reader(clothes, named(name)).mismatch is not None
+
+
 def test_names_in_another_order_keep_their_classes():
     reader = label_reader(config("ant", "bee", "cat"), named("CAT", "Ant"))
     assert [reader.read(0), reader.read(1)] == [2, 0]
