@@ -31,8 +31,7 @@ def load_rows(source: str, split: str | None, role: Role) -> Any:
     if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
         with _quiet_datasets():
             loaded = datasets.load_dataset(str(path))
-        names = list(loaded)
-        return take_split(names, loaded.__getitem__, split or choose_split(names, role, str(path)), str(path))
+        return take_split(list(loaded), loaded.__getitem__, split, role, str(path))
     return _load_image_folder(path, split, role)
 
 
@@ -45,10 +44,10 @@ def _load_image_folder(path: Path, split: str | None, role: Role) -> Any:
     folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     splits = [folder.name for folder in folders if kind_of_split(folder.name) is not None]
     if not splits:
-        return take_split(["images"], lambda _: _load_images(path), split or "images", str(path))
+        return take_split(["images"], lambda _: _load_images(path), split, role, str(path))
     if split is not None:
         names = [folder.name for folder in folders]
-        return take_split(names, lambda name: _load_images(path / name), split, str(path))
+        return take_split(names, lambda name: _load_images(path / name), split, role, str(path))
     others = [folder.name for folder in folders if folder.name not in splits and _holds_images(folder)]
     others += ["loose images"] if any(map(_is_image, path.iterdir())) else []
     if others:
@@ -56,7 +55,7 @@ def _load_image_folder(path: Path, split: str | None, role: Role) -> Any:
             f"{path} has the splits {', '.join(splits)} and beside them {', '.join(others)}: name one with split=. "
             f"Class folders belong below a split, as in {path / splits[0] / others[0]}."
         )
-    return _load_images(path / choose_split(splits, role, str(path)))
+    return take_split(splits, lambda name: _load_images(path / name), None, role, str(path))
 
 
 def _load_images(path: Path) -> Any:
@@ -80,7 +79,7 @@ def _load_from_hub(source: str, split: str | None, role: Role) -> Any:
     _require_on_hub(source, missing)
     try:
         names = datasets.get_dataset_split_names(source)
-        return datasets.load_dataset(source, split=split or choose_split(names, role, source))
+        return datasets.load_dataset(source, split=choose_split(names, role, source) if split is None else split)
     except ConnectionError as error:
         raise ValueError(f"{missing}, and the Hub cannot be reached ({error}).") from error
 
@@ -97,7 +96,7 @@ def _require_on_hub(name: str, missing: str) -> None:
         raise ValueError(f"{missing}, and no data set of that name on the Hub that you may read.") from error
     except Exception as error:  # huggingface_hub 1 sends through httpx, 2.4 through httpx2: no common base
         raise ValueError(
-            f"{missing}, and the Hub cannot be reached ({error}). "
+            f"{missing}, and the Hub cannot be reached ({' '.join(str(error).split())}). "
             "A data set that was loaded before is read from the cache with HF_HUB_OFFLINE=1."
         ) from error
 

@@ -147,9 +147,11 @@ class _Classes:
         return set()
 
     def _mismatch(self, names: Sequence[str], found: Sequence[int | None]) -> str:
-        example = next((name for name, number in zip(names, found, strict=True) if number is None), names[0])
+        lacking = [name for name, number in zip(names, found, strict=True) if number is None]
+        example = lacking[0] if lacking else next(name for at, name in enumerate(names) if found[at] in found[:at])
         return (
-            f"The data set's classes are not the model's: the data set has {_beginning(names)}, the model "
+            f"The data set's classes are not the model's ('{example}' is "
+            f"{'unknown' if lacking else 'there twice'}): the data set has {_beginning(names)}, the model "
             f"{_beginning(self.names)}. Rename them, or pass as the data set what open_images(..., "
             f"label_names={{{example!r}: {self.names[0]!r}, ...}}) returns, with the model's class for each name."
         )

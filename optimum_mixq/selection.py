@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 
 from optimum_mixq.artifacts import write_json
 from optimum_mixq.data import Batch, Images
+from optimum_mixq.progress import progress_bar
 
 
 FILE_NAME = "mixq_images.json"
@@ -123,8 +124,10 @@ class WatchedImages(Images):
     def all_digests(self, batch_size: int = 32) -> frozenset[str]:
         """Return the digests of all rows; those that went by before are not read again."""
         missing = [row for row in range(len(self)) if row not in self.seen]
-        for _ in self.batches(missing, batch_size):
-            continue
+        bar = progress_bar(len(missing), "Telling training images apart", "image", shown=len(missing) > 0)
+        for batch in self.batches(missing, batch_size):
+            bar.update(len(batch))
+        bar.close()
         return frozenset(self.seen.values())
 
 

@@ -26,7 +26,7 @@ from optimum_mixq.labels import label_reader
 from optimum_mixq.loaders import batch_splitter, drawn_rows, row_collator
 from optimum_mixq.preparation import Preparation, check_size, require_processor
 from optimum_mixq.samples import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_THE_COLUMN, label_feature, split_sample
-from optimum_mixq.splits import choose_split, take_split
+from optimum_mixq.splits import take_split
 
 
 if TYPE_CHECKING:
@@ -67,10 +67,7 @@ def open_images(
     if isinstance(source, (str, Path)):
         source = load_rows(str(source), split, role)
     elif _is_dataset_dict(source):
-        source = take_split(
-            list(source), source.__getitem__, split or choose_split(list(source), role, "the DatasetDict"),
-            "the DatasetDict",
-        )  # fmt: skip
+        source = take_split(list(source), source.__getitem__, split, role, "the DatasetDict")
     elif split is not None:
         raise ValueError(f"split='{split}' needs a path, a Hub name or a DatasetDict, found {type(source).__name__}.")
     opened = _Opened(source, model, processor, role, image_column, label_column, label_names).open()

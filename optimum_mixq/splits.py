@@ -52,13 +52,14 @@ def choose_split(available: Sequence[str], role: Role, where: str) -> str:
     raise ValueError(f"Which split of {where} is for {role}? It has {listed}: name one with split=.")
 
 
-def take_split(names: Sequence[str], load: Callable[[str], Any], split: str, where: str) -> Any:
+def take_split(names: Sequence[str], load: Callable[[str], Any], split: str | None, role: Role, where: str) -> Any:
     """Return the rows of `split`: a split's name, a part as in "train[:20]" or "train[10%:]", or a sum of such.
 
-    `load` returns the `datasets.Dataset` of a name.
+    Without one it is the split that serves the role. `load` returns the `datasets.Dataset` of a name.
     """
     import datasets
 
+    split = choose_split(names, role, where) if split is None else str(split)
     if split in names:
         return load(split)
     unknown = ValueError(f"There is no split '{split}' in {where}: it has {', '.join(names)}.")
@@ -70,6 +71,8 @@ def take_split(names: Sequence[str], load: Callable[[str], Any], split: str, whe
     if not asked <= set(names):
         raise unknown
     loaded = {name: load(name) for name in asked}
+    if not all(hasattr(rows, "__len__") for rows in loaded.values()):
+        raise ValueError(f"split='{split}' needs splits with a length, found streaming ones in {where}.")
     parts = instruction.to_absolute({name: len(rows) for name, rows in loaded.items()})
     taken = [loaded[part.splitname].select(range(part.from_, part.to)) for part in parts if part.from_ < part.to]
     if not taken:

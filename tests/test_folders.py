@@ -2,6 +2,7 @@
 import datasets
 import numpy as np
 import pytest
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from PIL import Image
 
 from optimum_mixq.folders import load_rows
@@ -73,6 +74,40 @@ def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_said_at_once(name, mo
     if name in ("imges", "me/imges"):
         assert "and the Hub cannot be reached" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Answer:
+    """Stands in for the Hub's answer in an error of huggingface_hub."""
+
+    status_code, headers, request, text = 404, {}, None, ""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RepositoryNotFoundError("404\n\nNot Found", response=Answer()), "and no data set of that name on the Hub"),
+        (HfHubHTTPError("503\n\nBusy", response=Answer()), r"and the Hub cannot be reached \(503 Busy\)"),
+        (OSError("no route"), r"and the Hub cannot be reached \(no route\)"),
+    ],
+)
+def test_what_the_hub_says_of_a_name_is_one_line(error, message, monkeypatch):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("optimum_mixq.folders.HfApi.dataset_info", refuse)
+    with pytest.raises(ValueError, match=f"There is no folder me/pets, {message}") as caught:
+        load_rows("me/pets", None, "calibration")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_split_of_a_data_set_on_the_hub_is_chosen_or_as_it_was_asked_for(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("optimum_mixq.folders.HfApi.dataset_info", lambda *_, **__: None)
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name: ["train", "valid"])
+    monkeypatch.setattr("datasets.load_dataset", lambda name, split: (name, split))
+    assert load_rows("me/pets", None, "evaluation") == ("me/pets", "valid")
+    assert load_rows("me/pets", "train[:20]", "evaluation") == ("me/pets", "train[:20]")
 
 
 def test_a_name_that_the_cache_lacks_is_said_offline(monkeypatch, tmp_path):

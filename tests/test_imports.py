@@ -81,6 +81,7 @@ WITHIN_RANK = {
     ("preparation", "architectures"),
     ("selection", "artifacts"),
     ("selection", "data"),
+    ("selection", "progress"),
     ("artifacts", "architectures"),
     ("config", "architectures"),
     ("replay", "architectures"),

@@ -161,6 +161,6 @@ def test_classes_that_a_torch_data_set_names_are_matched_by_name(vit):
     assert torch.equal(opened(rows, vit)[1], LABELS)
     del rows.target_transform
     rows.classes = ["Aal", "Hund", "Katze", "Biene", "Ameise"]
-    with pytest.raises(ValueError, match="The data set's classes are not the model's: the data set has Aal, Hund"):
+    with pytest.raises(ValueError, match="The data set's classes are not the model's .* the data set has Aal, Hund"):
         open_images(DataLoader(rows), vit, None, "evaluation")
     assert opened(rows, vit, "calibration")[1] is None

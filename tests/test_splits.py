@@ -13,7 +13,7 @@ SPLITS = {"train": numbers(0, 10), "test": numbers(100, 104)}
 
 
 def take(split):
-    return take_split(list(SPLITS), SPLITS.__getitem__, split, "the folder")["n"][:]
+    return take_split(list(SPLITS), SPLITS.__getitem__, split, "calibration", "the folder")["n"][:]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,13 @@ def test_a_split_that_is_not_there_is_said(split, message):
         take(split)
 
 
+def test_streaming_splits_have_no_parts():
+    streamed = {"train": SPLITS["train"].to_iterable_dataset()}
+    with pytest.raises(ValueError, match=r"split='train\[:2\]' needs splits with a length, found streaming ones in X"):
+        take_split(list(streamed), streamed.__getitem__, "train[:2]", "calibration", "X")
+
+
 def test_splits_with_different_columns_are_not_joined():
     mixed = {"train": SPLITS["train"], "test": datasets.Dataset.from_dict({"n": ["a", "b"]})}
     with pytest.raises(ValueError, match="The splits of 'train\\+test' in X have different columns or classes"):
-        take_split(list(mixed), mixed.__getitem__, "train+test", "X")
+        take_split(list(mixed), mixed.__getitem__, "train+test", "calibration", "X")
