@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from optimum_mixq.artifacts import BitPlan, bits_to_text, short_bits
 from optimum_mixq.config import MixQConfig
+from optimum_mixq.selection import tell_left_out
 from optimum_mixq.stages.evaluation import Evaluation
 
 
@@ -31,6 +32,7 @@ class Evaluated:
     split: str | None
     float_model: Evaluation
     quantized: Evaluation
+    left_out: int | None = None  # images that served; None where it is not known which did
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ def _accuracy(evaluated: Evaluated) -> str:
     lines = [
         "## Accuracy",
         "",
-        f"Both models on the same {evaluated.quantized.images} images ({where}), through the same pipeline; none of "
-        "them served calibration.",
+        f"Both models on the same {evaluated.quantized.images} images ({where}), through the same pipeline. "
+        + _selection(evaluated.left_out),
         "",
         "| model | top-1 % | 95 % interval | same prediction as float % | KL to float |",
         "|---|---|---|---|---|",
@@ -138,6 +140,14 @@ def _accuracy(evaluated: Evaluated) -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _selection(left_out: int | None) -> str:
+    if left_out is None:
+        return "It is not recorded which images served calibration: some of these may have."
+    if left_out == 0:
+        return "None of them served calibration, the choice of bits or training."
+    return f"{tell_left_out(left_out)}."
 
 
 def _size(megabytes: float, float_megabytes: float, timing: Timing | None) -> str:

@@ -18,6 +18,7 @@ from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
 from optimum_mixq.pictures import draw_frontier
 from optimum_mixq.quantizer import MixQQuantizer, work_folder
 from optimum_mixq.report import Contender, frontier_points, frontier_table
+from optimum_mixq.selection import ServedImages, UnseenBatches
 from optimum_mixq.sharing import megabytes_of
 from optimum_mixq.sources import open_images
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
@@ -92,11 +93,18 @@ def run_evaluate(arguments: Namespace) -> None:
     model = AutoModelForImageClassification.from_pretrained(arguments.model)
     processor = AutoImageProcessor.from_pretrained(arguments.model)
     images = open_images(arguments.dataset, model, processor, role="evaluation", split=arguments.split)
+    packed = getattr(model, "quantization_method", None) is not None
+    served = ServedImages.find(arguments.model) if packed else ServedImages()
     rows = draw_rows(images, arguments.samples, arguments.seed)
-    logits, labels = measure_logits(model, images.batches(rows, arguments.batch_size))
+    batches = UnseenBatches(images, rows, arguments.batch_size, served or ServedImages())
+    logits, labels = measure_logits(model, batches)
     if labels is None:
         raise ValueError(f"{arguments.dataset} has no labels, so there is no accuracy to measure.")
     print(f"{arguments.model}: {_accuracy_text(score(logits, labels, None, task_of(model)))}")
+    if served is None or not served.complete:
+        print("It is not recorded which images served calibration: some of these may have.")
+    if batches.left_out:
+        print(batches.summary())
 
 
 @_one_line_errors

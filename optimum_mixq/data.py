@@ -5,17 +5,26 @@
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from optimum_mixq.labels import Label, LabelReader, read_class_number, stack_labels
+
+
+Role = Literal["calibration", "evaluation"]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels (B, C, H, W) float32 as the model takes them, labels (B,) int64 or None, and one fingerprint per row."""
+    """Pixels (B, C, H, W) float32 as the model takes them, labels or None, and one fingerprint per row.
+
+    Labels are class numbers (B,) int64. Where a model has several classes or targets per image they are
+    (B, num_labels) float32, and (B,) float32 for a single target.
+    """
 
     pixel_values: Tensor
     labels: Tensor | None
@@ -25,19 +34,21 @@ class Batch:
         return len(self.pixel_values)
 
 
-class Row(Protocol):
-    def __call__(self, index: int) -> tuple[Any, int | None]: ...
-
-
 @dataclass(frozen=True)
 class Images:
-    """Rows of one source. Nothing is decoded before `batches` reaches it."""
+    """Rows of one source. Nothing is decoded before `batches` reaches it.
+
+    `read` returns a row's image and its label as the source has it, `labels` turns that into the model's. For
+    calibration a label that the model does not know counts as none; for evaluation it raises.
+    """
 
     count: int
-    read: Row
+    read: Callable[[int], tuple[Any, Any]]
     prepare: Callable[[list[Any], Sequence[int]], Tensor]
     num_labels: int
     description: str
+    role: Role = "evaluation"
+    labels: LabelReader | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -45,20 +56,20 @@ class Images:
     def batches(self, rows: Sequence[int], batch_size: int) -> Iterator[Batch]:
         for start in range(0, len(rows), batch_size):
             indices = rows[start : start + batch_size]
-            images, labels = zip(*(self.read(index) for index in indices), strict=True)
+            images, raw_labels = zip(*(self.read(index) for index in indices), strict=True)
             pixel_values = self.prepare(list(images), indices)  # (B, C, H, W)
-            yield Batch(pixel_values, self._check_labels(labels, indices), tuple(map(fingerprint, pixel_values)))
+            labels = [self._read_label(raw, index) for raw, index in zip(raw_labels, indices, strict=True)]
+            yield Batch(pixel_values, stack_labels(labels), tuple(map(fingerprint, pixel_values)))
 
-    def _check_labels(self, labels: Sequence[int | None], indices: Sequence[int]) -> Tensor | None:
-        if any(label is None for label in labels):
+    def _read_label(self, raw: Any, index: int) -> Label | None:
+        if raw is None or (self.labels is not None and self.labels.mismatch is not None):
             return None
-        for label, index in zip(labels, indices, strict=True):
-            if not 0 <= int(label) < self.num_labels:  # type: ignore[arg-type]
-                raise ValueError(
-                    f"Row {index} of {self.description} has label {label}, but the model has {self.num_labels} "
-                    f"classes (0..{self.num_labels - 1}). Use images of the classes that the model was trained on."
-                )
-        return torch.tensor([int(label) for label in labels])  # type: ignore[arg-type]
+        try:
+            return read_class_number(raw, self.num_labels) if self.labels is None else self.labels.read(raw)
+        except ValueError as error:
+            if self.role == "calibration":
+                return None
+            raise ValueError(f"Row {index} of {self.description} has {error}.") from error
 
 
 def fingerprint(pixels: Tensor) -> str:
@@ -71,6 +82,8 @@ def draw_rows(images: Images, count: int | None, seed: int) -> list[int]:
     """Return `count` row numbers, drawn without replacement by `seed`; all rows, in order, for None."""
     if count is None:
         return list(range(len(images)))
+    if count < 1:
+        raise ValueError(f"Expected a positive number of images to take from {images.description}, found {count}.")
     if count > len(images):
         raise ValueError(
             f"Expected at least {count} images, found {len(images)} in {images.description}. "
@@ -78,14 +91,3 @@ def draw_rows(images: Images, count: int | None, seed: int) -> list[int]:
         )
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(len(images), generator=generator)[:count].tolist()
-
-
-def exclude_fingerprints(batches: Iterable[Batch], seen: frozenset[str]) -> Iterator[Batch]:
-    """Yield the batches without the rows that served elsewhere, so that calibration images are never evaluated."""
-    for batch in batches:
-        keep = [position for position, digest in enumerate(batch.fingerprints) if digest not in seen]
-        if len(keep) == len(batch):
-            yield batch
-        elif keep:
-            labels = None if batch.labels is None else batch.labels[keep]
-            yield Batch(batch.pixel_values[keep], labels, tuple(batch.fingerprints[position] for position in keep))

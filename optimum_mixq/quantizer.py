@@ -14,13 +14,14 @@ from optimum.quantization_base import OptimumQuantizer
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging
 
 from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.card import Evaluated, Timing, model_card
 from optimum_mixq.choices import require_within_limits, uniform_plan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.data import Batch, Images, draw_rows, exclude_fingerprints
+from optimum_mixq.data import Batch, Images, draw_rows
 from optimum_mixq.file_size import saved_bytes
 from optimum_mixq.pipeline import (
     choose_plan,
@@ -34,15 +35,17 @@ from optimum_mixq.pipeline import (
 from optimum_mixq.rebuilding import require_rebuildable
 from optimum_mixq.report import Report
 from optimum_mixq.reporting import build_report
+from optimum_mixq.selection import FILE_NAME, ServedImages, UnseenBatches, watch
 from optimum_mixq.sharing import appearing_folder, megabytes_of, require_empty, upload
 from optimum_mixq.sources import open_images
 from optimum_mixq.stages.costs import measure_costs
-from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
+from optimum_mixq.stages.evaluation import Evaluation, measure_together, score
 from optimum_mixq.stages.training import EpochResult
 from optimum_mixq.tasks import task_of
 from optimum_mixq.training_config import MixQTrainingConfig
 
 
+logger = logging.get_logger(__name__)
 # One measurement for all averages from 2 to 6 bits.
 SWEEP = MixQConfig(candidate_bits=(2, 3, 4, 5, 6))
 
@@ -66,7 +69,7 @@ class MixQQuantizer(OptimumQuantizer):
         self.evaluated: Evaluated | None = None
         self.timing: Timing | None = None
         self.history: list[EpochResult] = []  # of the last training
-        self._seen: set[str] = set()
+        self.served = ServedImages()  # what made the quantized model, and is left out when it is evaluated
 
     @classmethod
     def from_pretrained(
@@ -120,6 +123,9 @@ class MixQQuantizer(OptimumQuantizer):
         if (Path(folder) / "mixq_plan.json").exists():
             quantizer.plan = BitPlan.load(Path(folder) / "mixq_plan.json")
         quantizer.load_measurements(folder)
+        quantizer.served = ServedImages.find(folder, token) or ServedImages(complete=False)
+        if not quantizer.served.complete:
+            logger.warning(f"{folder} does not record which images served calibration: they cannot be left out.")
         return quantizer
 
     def load_measurements(self, folder: str | Path) -> None:
@@ -172,21 +178,31 @@ class MixQQuantizer(OptimumQuantizer):
         """Return the packed model after quantization-aware training on images of `dataset`, and save it if asked to.
 
         `plan` is as in `quantize`; a quantizer that has one goes on with it. With the data set `evaluation` the
-        best epoch is kept, else the last one. A training that was stopped goes on when it is called with the same
-        `save_dir`.
+        best epoch is kept, judged on the images of it that are none of the training's, else the last one. A training
+        that was stopped goes on when it is called with the same `save_dir`.
         """
         config = config or self._config_of_plan()
         target = None if save_dir is None else self._require_target(Path(save_dir))
         work = None if target is None else work_folder(target)
+        training = training or MixQTrainingConfig()
         chosen = self.plan if plan is None else self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
+        if training.distillation < 1:  # then labels have to be the model's
+            images = open_images(images, self.model, self.processor, "evaluation")
+        images = watch(images)
         calibration = self._calibration_batches(images, config)
+        held: list[Batch] = []
+        if evaluation is not None:
+            self.served = self.served.add("training", images.all_digests())
+            unseen = self._evaluation_batches(evaluation, evaluation_split, None, 32)
+            held = list(unseen)
+            self._tell(unseen)
         chosen = chosen or self._choose_plan(images, config, work)
-        held = [] if evaluation is None else self._evaluation_batches(evaluation, evaluation_split, None, 32)
         quantized, history = train_model(
-            self.model, chosen, calibration, images, config, training or MixQTrainingConfig(), held, work,
+            self.model, chosen, calibration, images, config, training, held, work,
             trackers, _name_of(dataset),
         )  # fmt: skip
+        self.served = self.served.add("training", images.all_digests())
         self.quantized, self.plan, self.history = quantized, chosen, history
         self.evaluated = self.timing = None
         self._save(target)
@@ -246,14 +262,22 @@ class MixQQuantizer(OptimumQuantizer):
     def evaluate(
         self, dataset: Any, split: str | None = None, samples: int | None = None, batch_size: int = 32
     ) -> dict[str, Evaluation]:
-        """Return the scores of the float and the packed model on the same images; calibration's are left out."""
-        quantized = self._require_quantized()
+        """Return the scores of the float and the packed model on the same images.
+
+        Images that made the packed model are left out, with a warning that says how many.
+        """
+        models = {"float": self.model, "quantized": self._require_quantized()}
         batches = self._evaluation_batches(dataset, split, samples, batch_size)
-        reference, labels = measure_logits(self.model, batches)
-        logits, _ = measure_logits(quantized, batches)
+        logits, labels = measure_together(models, batches)
+        self._tell(batches)
         task = task_of(self.model)
-        scores = {"float": score(reference, labels, None, task), "quantized": score(logits, labels, reference, task)}
-        self.evaluated = Evaluated(_name_of(dataset) or "own images", split, scores["float"], scores["quantized"])
+        scores = {
+            "float": score(logits["float"], labels, None, task),
+            "quantized": score(logits["quantized"], labels, logits["float"], task),
+        }
+        self.evaluated = Evaluated(
+            _name_of(dataset) or "own images", split, scores["float"], scores["quantized"], self._left_out(batches)
+        )
         return scores
 
     def report(
@@ -273,10 +297,12 @@ class MixQQuantizer(OptimumQuantizer):
         images = open_images(dataset, self.model, self.processor, "calibration", calibration_split)
         calibration = self._calibration_batches(images, config)
         batches = self._evaluation_batches(dataset, split, samples, config.batch_size)
-        report, self.evaluated, self.timing = build_report(
+        report, evaluated, self.timing = build_report(
             self.model, quantized, plan, self.relevance, self.sensitivity, config, calibration, batches,
             _name_of(dataset) or "own images", split,
         )  # fmt: skip
+        self._tell(batches)
+        self.evaluated = dataclasses.replace(evaluated, left_out=self._left_out(batches))
         report.save(save_dir)
         if (Path(save_dir) / "config.json").exists():
             self._write_card(Path(save_dir))
@@ -296,6 +322,7 @@ class MixQQuantizer(OptimumQuantizer):
         ):
             if artefact is not None:
                 artefact.save(folder / f"mixq_{name}.json")
+        self.served.save(folder / FILE_NAME)
         self._write_card(folder, repo_id)
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> str:
@@ -363,22 +390,30 @@ class MixQQuantizer(OptimumQuantizer):
     def _calibration_batches(self, images: Images, config: MixQConfig) -> list[Tensor]:
         rows = draw_rows(images, config.calibration_samples, config.seed)
         batches = list(images.batches(rows, config.batch_size))
-        self._seen |= {digest for batch in batches for digest in batch.fingerprints}
+        self.served = self.served.add("calibration", _digests(batches))
         return [batch.pixel_values for batch in batches]
 
     def _sensitivity_batches(self, images: Images, config: MixQConfig) -> list[Batch]:
         """Return as many images as are asked for, or all that there are."""
         rows = draw_rows(images, min(len(images), config.sensitivity_samples), config.seed)
         batches = list(images.batches(rows, config.batch_size))
-        self._seen |= {digest for batch in batches for digest in batch.fingerprints}
+        self.served = self.served.add("sensitivity", _digests(batches))
         return batches
 
     def _evaluation_batches(
         self, dataset: Any, split: str | None, samples: int | None, batch_size: int
-    ) -> list[Batch]:
+    ) -> UnseenBatches:
         images = open_images(dataset, self.model, self.processor, "evaluation", split)
-        rows = draw_rows(images, samples, seed=0)
-        return list(exclude_fingerprints(images.batches(rows, batch_size), frozenset(self._seen)))
+        return UnseenBatches(images, draw_rows(images, samples, seed=0), batch_size, self.served)
+
+    def _tell(self, batches: UnseenBatches) -> None:
+        summary = batches.summary()
+        if summary is not None:
+            logger.warning(summary)
+
+    def _left_out(self, batches: UnseenBatches) -> int | None:
+        """Return how many images were left out because they served, or None where it is not known which did."""
+        return batches.left_out if self.served.complete else None
 
     def _require_quantized(self) -> PreTrainedModel:
         if self.quantized is None:
@@ -400,6 +435,10 @@ def _make_folder(folder: str | Path | None) -> Path | None:
         return None
     Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(folder)
+
+
+def _digests(batches: Sequence[Batch]) -> set[str]:
+    return {digest for batch in batches for digest in batch.fingerprints}
 
 
 def _is_main_process() -> bool:

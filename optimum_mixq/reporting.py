@@ -2,7 +2,7 @@
 """Measures what a report tells: float, uniform and this model side by side, the frontier, and a few heat maps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -25,7 +25,7 @@ from optimum_mixq.pipeline import quantize_model, sweep_plans
 from optimum_mixq.report import Contender, HeatMap, Report, float_parts, name_machine
 from optimum_mixq.stages.allocation import combine_scores
 from optimum_mixq.stages.costs import measure_costs
-from optimum_mixq.stages.evaluation import measure_latency, measure_logits, score
+from optimum_mixq.stages.evaluation import measure_latency, measure_logits, measure_together, score
 from optimum_mixq.stages.relevance import explain
 from optimum_mixq.tasks import task_of
 
@@ -42,11 +42,11 @@ def build_report(
     sensitivity: SensitivityTable | None,
     config: MixQConfig,
     calibration: Sequence[Tensor],
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     dataset: str,
     split: str | None,
 ) -> tuple[Report, Evaluated, Timing]:
-    """Return the report, and of it what the model card tells."""
+    """Return the report, and of it what the model card tells. `batches` are gone through twice, and none is kept."""
     uniform_bits = target_bits(config, measure_costs(model, config.arithmetic))
     uniform = BitPlan.uniform(model, uniform_bits)
     name = bits_to_text(short_bits(uniform_bits))
@@ -55,11 +55,11 @@ def build_report(
         models[f"uniform {name}"] = quantize_model(model, uniform, calibration, config)
     own = "this model" if "achieved" in plan.provenance or plan.bits != uniform.bits else f"uniform {name}"
     models[own] = quantized
-    contenders = _compare(models, batches)
-    pixels = batches[0].pixel_values[:HEAT_MAPS]
+    pixels = next(iter(batches)).pixel_values
+    contenders = _compare(models, batches, pixels[:TIMED_IMAGES])
     report = Report(
         title=f"{_title(model)}, {own if own != 'this model' else f'mixed bits around {name}'}",
-        dataset=f"{sum(map(len, batches))} images ({dataset}" + (f", split {split})" if split else ")"),
+        dataset=f"{contenders[0].evaluation.images} images ({dataset}" + (f", split {split})" if split else ")"),
         machine=name_machine(),
         contenders=contenders,
         plan=plan,
@@ -69,21 +69,20 @@ def build_report(
         frontier=_frontier(model, relevance, sensitivity, config),
         score=_total_score(plan, relevance, sensitivity, config.alpha),
         float_parts=float_parts(quantized),
-        heat_maps=_heat_maps(model, pixels),
+        heat_maps=_heat_maps(model, pixels[:HEAT_MAPS]),
     )
     evaluated = Evaluated(dataset, split, contenders[0].evaluation, contenders[-1].evaluation)
     timing = Timing(report.machine, {contender.name: contender.milliseconds for contender in contenders})
     return report, evaluated, timing
 
 
-def _compare(models: dict[str, PreTrainedModel], batches: Sequence[Batch]) -> tuple[Contender, ...]:
-    reference, labels = measure_logits(models["float"], batches)
-    task = task_of(models["float"])
-    scores = {"float": score(reference, labels, None, task)}
-    for name, model in models.items():
-        if name != "float":
-            scores[name] = score(measure_logits(model, batches)[0], labels, reference, task)
-    times = measure_latency(models, batches[0].pixel_values[:TIMED_IMAGES])
+def _compare(models: dict[str, PreTrainedModel], batches: Iterable[Batch], timed: Tensor) -> tuple[Contender, ...]:
+    logits, labels = measure_together(models, batches)
+    reference, task = logits["float"], task_of(models["float"])
+    scores = {
+        name: score(found, labels, None if name == "float" else reference, task) for name, found in logits.items()
+    }
+    times = measure_latency(models, timed)
     return tuple(
         Contender(name, saved_bytes(model) / 1e6, times[name], scores[name]) for name, model in models.items()
     )

@@ -1,37 +1,38 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """From whatever images a user has to `Images`: rows read one at a time.
 
-A source is a folder, the name of a data set on the Hub, a `datasets.Dataset`, PIL images, tensors, or a DataLoader.
+A source is a folder, the name of a data set on the Hub, a `datasets.Dataset`, a torch data set, a DataLoader, tensors,
+a list of pictures, with labels or without, or a dict of columns.
 """
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging
 
-from optimum_mixq.architectures import expected_image_size
-from optimum_mixq.data import Images
+from optimum_mixq.data import Images, Role
+from optimum_mixq.decoding import PICTURES, read_picture
+from optimum_mixq.folders import load_rows
+from optimum_mixq.labels import label_reader
+from optimum_mixq.loaders import batch_splitter, drawn_rows, row_collator
+from optimum_mixq.preparation import Preparation, check_size, require_processor
+from optimum_mixq.samples import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_THE_COLUMN, label_feature, split_sample
+from optimum_mixq.splits import take_split
 
 
 if TYPE_CHECKING:
     import datasets
 
-
-Role = Literal["calibration", "evaluation"]
-# Which split serves which role when the user names none: first match wins.
-_SPLITS: dict[Role, tuple[str, ...]] = {
-    "calibration": ("calibration", "train"),
-    "evaluation": ("evaluation", "validation", "test", "val"),
-}
-_IMAGE_COLUMNS = ("image", "img", "pixel_values")
-_LABEL_COLUMNS = ("label", "labels", "fine_label")
+logger = logging.get_logger(__name__)
 
 
 def open_images(
@@ -42,41 +43,211 @@ def open_images(
     split: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    label_names: Mapping[Any, str | int] | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> Images:
-    """Return the rows of a source as `Images`.
+    """Return the rows of a source as `Images`, which every function that takes a data set accepts too.
 
     Args:
         source: an image folder's path, the name of a data set on the Hub, a `datasets.Dataset` or `DatasetDict`, a
-            sequence of PIL images or file paths, pixel values (N, C, H, W) as the model takes them, or a DataLoader
-            that yields such pixel values (a tensor, a pair with labels, or a dict).
+            torch data set or a DataLoader with a length, a list of images or of pairs (image, label), a dict of
+            columns such as {"image": [...], "label": [...]}, or pixel values (N, C, H, W) as the model takes them.
+            An image is a PIL image, a file's path, a uint8 array (H, W, 3), or pixel values (C, H, W).
         processor: the model's own image processor; needed for everything but pixel values.
-        role: what the images are for. It chooses among the splits of a folder or data set when `split` is None.
+        role: what the images are for. It chooses among the splits of a folder or data set when `split` is None, and
+            for evaluation labels have to be the model's.
+        split: a split's name, or a part of one such as "train[:20]".
+        label_names: the model's class for each of the source's, where their names differ: {"flugzeug": "airplane"}.
+        on_error: "skip" reads every image once in advance and leaves out, with a warning, those that cannot be read.
     """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"Expected on_error to be 'raise' or 'skip', found {on_error!r}.")
+    if isinstance(source, Images):
+        return _reuse(source, model, role, split, (image_column, label_column, label_names))
     if isinstance(source, (str, Path)):
-        source = _load(str(source), split, role)
-    elif split is not None and not _is_dataset_dict(source):
+        source = load_rows(str(source), split, role)
+    elif _is_dataset_dict(source):
+        source = take_split(list(source), source.__getitem__, split, role, "the DatasetDict")
+    elif split is not None:
         raise ValueError(f"split='{split}' needs a path, a Hub name or a DatasetDict, found {type(source).__name__}.")
-    if _is_dataset_dict(source):
-        source = source[_choose_split(list(source), split, role, "the DatasetDict")]
-
-    if isinstance(source, Tensor):
-        return _open_tensor(source, None, model)
-    if isinstance(source, DataLoader):
-        return _open_loader(source, model)
-    if hasattr(source, "column_names"):
-        return _open_dataset(source, model, processor, role, image_column, label_column)
-    if isinstance(source, Sequence) and len(source) > 0 and isinstance(source[0], (Image.Image, str, Path)):
-        return _open_sequence(source, model, processor)
-    raise ValueError(
-        "Expected an image folder's path, a Hub data set's name, a datasets.Dataset, PIL images, tensors or a "
-        f"DataLoader, found {_describe_type(source)}."
-    )
+    opened = _Opened(source, model, processor, role, image_column, label_column, label_names).open()
+    if len(opened) == 0:
+        raise ValueError(f"Expected at least one image, found none in {opened.description}.")
+    return _skip_unreadable(opened) if on_error == "skip" else opened
 
 
-def _describe_type(source: Any) -> str:
-    if isinstance(source, Sequence):
-        return f"an empty {type(source).__name__}" if len(source) == 0 else f"a sequence of {type(source[0]).__name__}"
-    return type(source).__name__
+def _reuse(images: Images, model: PreTrainedModel, role: Role, split: str | None, options: tuple) -> Images:
+    if split is not None or any(option is not None for option in options):
+        raise ValueError("Expected options such as split= where the images are opened, found them for opened Images.")
+    if images.num_labels != model.config.num_labels:
+        raise ValueError(
+            f"Expected images that were opened for this model, found some for a model of {images.num_labels} classes "
+            f"instead of {model.config.num_labels}. Open them with open_images(source, model, processor)."
+        )
+    return _for_role(images, role)
+
+
+def _for_role(images: Images, role: Role) -> Images:
+    """Return the images for a role; labels that are not the model's are refused for evaluation alone."""
+    mismatch = None if images.labels is None else images.labels.mismatch
+    if mismatch is not None and role == "evaluation":
+        raise ValueError(mismatch)
+    if mismatch is not None:
+        logger.warning(f"{mismatch} Until then these images count as unlabelled, which calibration does without.")
+    return replace(images, role=role)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """One call of `open_images`."""
+
+    source: Any
+    model: PreTrainedModel
+    processor: BaseImageProcessor | None
+    role: Role
+    image_column: str | None
+    label_column: str | None
+    label_names: Mapping[Any, str | int] | None
+
+    def open(self) -> Images:
+        source = self.source
+        if isinstance(source, np.ndarray) and source.dtype != np.uint8:
+            source = torch.as_tensor(source)
+        if isinstance(source, Tensor):
+            return self._open_tensor(source)
+        if isinstance(source, DataLoader):
+            rows, collate, split = drawn_rows(source), row_collator(source), batch_splitter(source)
+            return self._open_rows(rows, collate, "the DataLoader", label_feature(source.dataset), split)
+        if hasattr(source, "column_names"):
+            return self._open_dataset(source)
+        if isinstance(source, Mapping) and source:
+            return self._open_columns(source)
+        if isinstance(source, Dataset) and not isinstance(source, IterableDataset) and hasattr(source, "__len__"):
+            feature = label_feature(source)
+            return self._open_rows(range(len(source)), source.__getitem__, "the data set", feature)
+        if isinstance(source, np.ndarray) and source.ndim == 4:
+            return self._open_rows(range(len(source)), source.__getitem__, "the array")
+        if isinstance(source, Sequence) and len(source) > 0 and _may_be_image(source[0]):
+            self._check_first(source[0])
+            return self._open_rows(range(len(source)), source.__getitem__, "the list of images")
+        raise ValueError(
+            "Expected an image folder's path, a Hub data set's name, a datasets.Dataset, a torch data set, PIL "
+            f"images, tensors or a DataLoader, found {_describe_type(source)}. {_way_out(source)}"
+        )
+
+    def _open_tensor(self, pixels: Tensor) -> Images:
+        if pixels.ndim != 4 or not pixels.is_floating_point():
+            raise ValueError(
+                f"Expected pixel values as a float tensor (images, channels, height, width), found {pixels.dtype} "
+                f"{tuple(pixels.shape)}. Pass PIL images to have them preprocessed."
+            )
+        check_size(pixels, self.model)
+        return self._open_rows(range(len(pixels)), pixels.__getitem__, "the tensor")
+
+    def _open_columns(self, columns: Mapping[str, Any]) -> Images:
+        """Open a dict such as {"image": [...], "label": [...]}."""
+        images, labels = self._choose_columns([str(name) for name in columns])
+        sizes = {name: len(columns[name]) for name in (images, labels) if name is not None}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"Expected as many labels as images, found {sizes}.")
+        pictures, classes = columns[images], None if labels is None else columns[labels]
+
+        def read(index: int) -> Any:
+            return pictures[index] if classes is None else (pictures[index], classes[index])
+
+        return self._open_rows(range(len(pictures)), read, "the dict of columns")
+
+    def _open_rows(
+        self,
+        rows: Sequence[int],
+        get: Callable[[int], Any],
+        what: str,
+        feature: Any = None,
+        split: Callable[[Any, str], tuple[Any, Any]] | None = None,
+    ) -> Images:
+        """Open rows that `split` takes apart into image and label."""
+        split = split or partial(split_sample, image_column=self.image_column, label_column=self.label_column)
+
+        def read(index: int) -> tuple[Any, Any]:
+            row, name = rows[index], f"row {rows[index]} of {what}"
+            image, label = split(_get(get, row, name), name)
+            return read_picture(image, str(image) if isinstance(image, (str, Path)) else name), label
+
+        return self._build(len(rows), read, what, feature)
+
+    def _open_dataset(self, rows: "datasets.Dataset") -> Images:
+        import datasets
+
+        if isinstance(rows, datasets.IterableDataset):
+            raise ValueError(
+                "Expected a data set with a length, found a streaming one. Take what you need first, "
+                "e.g. datasets.Dataset.from_list(list(stream.take(512)), features=stream.features)."
+            )
+        features = rows.features
+        if rows.format["type"] == "custom":  # with_transform: what comes out is known only when it is read
+            feature = label_feature(rows, self.label_column)
+            return self._open_rows(range(len(rows)), rows.__getitem__, "the data set", feature)
+        image_column, label_column = self._choose_columns(rows.column_names)
+        if isinstance(features[image_column], datasets.Image):
+            # Decoded here rather than by `datasets`, so that an unreadable file can be named.
+            rows = rows.with_format(None).cast_column(image_column, datasets.Image(decode=False))
+            require_processor(self.processor)
+        elif image_column == "pixel_values":
+            rows = rows.with_format("torch")
+        elif rows.format["type"] is None:
+            rows = rows.with_format("numpy", columns=[image_column], output_all_columns=True)
+
+        def read(index: int) -> tuple[Any, Any]:
+            row = _get(rows.__getitem__, index, f"row {index}")
+            return read_picture(row[image_column], f"row {index}"), row[label_column] if label_column else None
+
+        return self._build(len(rows), read, "the data set", features[label_column] if label_column else None)
+
+    def _choose_columns(self, names: Sequence[str]) -> tuple[str, str | None]:
+        wanted = [self.image_column] if self.image_column is not None else list(IMAGE_COLUMNS)
+        image_column = next((name for name in wanted if name in names), None)
+        if image_column is None:
+            raise ValueError(
+                f"Expected image column '{wanted[0]}', found columns {', '.join(names) or 'none'}. {NAME_THE_COLUMN}"
+            )
+        if self.label_column is not None and self.label_column not in names:
+            raise ValueError(f"There is no column '{self.label_column}': the data set has {', '.join(names)}.")
+        return image_column, self.label_column or next((name for name in LABEL_COLUMNS if name in names), None)
+
+    def _check_first(self, value: Any) -> None:
+        image = value[0] if isinstance(value, tuple) else value
+        if isinstance(image, (*PICTURES, np.ndarray)):
+            require_processor(self.processor)
+
+    def _build(self, count: int, read: Callable[[int], tuple[Any, Any]], what: str, feature: Any) -> Images:
+        prepare = Preparation(self.model, self.processor, what)
+        labels = label_reader(self.model.config, feature, self.label_names)
+        images = Images(count, read, prepare, self.model.config.num_labels, what, self.role, labels)
+        return _for_role(images, self.role)
+
+
+def _skip_unreadable(images: Images) -> Images:
+    """Return the images that can be read, and warn of the others."""
+    readable, problems = [], []
+    for index in range(len(images)):
+        try:
+            images.read(index)
+            readable.append(index)
+        except ValueError as error:
+            problems.append(str(error))
+    if not readable:
+        raise ValueError(f"None of the {len(images)} images in {images.description} can be read. {problems[0]}")
+    if problems:
+        shown = "\n".join(problems[:10] + ["..."] * (len(problems) > 10))
+        logger.warning(f"{len(problems)} of {len(images)} images cannot be read and are left out:\n{shown}")
+    return replace(images, count=len(readable), read=lambda index: images.read(readable[index]))
+
+
+def _get(get: Callable[[int], Any], row: int, name: str) -> Any:
+    try:
+        return get(row)
+    except Exception as error:  # the source is the user's own code, which may raise anything
+        raise ValueError(f"Cannot read {name} ({type(error).__name__}: {error}).") from error
 
 
 def _is_dataset_dict(source: Any) -> bool:
@@ -85,228 +256,18 @@ def _is_dataset_dict(source: Any) -> bool:
     )
 
 
-def _load(source: str, split: str | None, role: Role) -> Any:
-    """Load an image folder, a folder of Parquet files, or a data set on the Hub, with `datasets`."""
-    import datasets
-
-    path = Path(source).expanduser()
-    if path.is_file():
-        raise ValueError(f"Expected a folder of images or a Hub data set, found the file {path}.")
-    if path.is_dir():
-        if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
-            loaded = datasets.load_dataset(str(path))
-        else:
-            loaded = _load_image_folder(path, role)
-    elif source.startswith((".", "/", "~")):
-        raise ValueError(f"There is no folder {path}. Pass an image folder's path or the name of a Hub data set.")
-    else:
-        available = datasets.get_dataset_split_names(source)
-        return datasets.load_dataset(source, split=_choose_split(available, split, role, source))
-    return loaded[_choose_split(list(loaded), split, role, str(path))]
+def _may_be_image(value: Any) -> bool:
+    image = value[0] if isinstance(value, tuple) and value else value
+    return isinstance(image, (*PICTURES, np.ndarray, Tensor, Mapping))
 
 
-def _load_image_folder(path: Path, role: Role) -> Any:
-    """Load `path/<split>/<class>/*.png`, `path/<class>/*.png` or `path/*.png`.
-
-    datasets 5.2 takes every folder name it knows as a split ("test", "train", ...) and merges the rest, "calibration"
-    and "evaluation" among them: subfolders that carry a role's name are therefore loaded one by one.
-    """
-    import datasets
-
-    names = [name for splits in _SPLITS.values() for name in splits if (path / name).is_dir()]
-    try:
-        if names:
-            return {name: _image_folder(path / name) for name in names}
-        return {"images": _image_folder(path)}
-    except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ValueError) as error:
-        raise ValueError(f"Found no image files under {path} ({type(error).__name__}: {error}).") from error
+def _describe_type(source: Any) -> str:
+    if isinstance(source, Sequence) and not isinstance(source, (bytes, str)):
+        return f"an empty {type(source).__name__}" if len(source) == 0 else f"a sequence of {type(source[0]).__name__}"
+    return type(source).__name__
 
 
-def _image_folder(path: Path) -> Any:
-    import datasets
-
-    # One split named by us, so that a class folder called "test" stays a class.
-    return datasets.load_dataset("imagefolder", data_files={"images": f"{path}/**"}, split="images")
-
-
-def _choose_split(available: list[str], split: str | None, role: Role, where: str) -> str:
-    if split is not None:
-        if split.split("[")[0] not in available:
-            raise ValueError(f"There is no split '{split}' in {where}: it has {', '.join(available)}.")
-        return split
-    if len(available) == 1:
-        return available[0]
-    for name in _SPLITS[role]:
-        if name in available:
-            return name
-    raise ValueError(f"Which split of {where} is for {role}? It has {', '.join(available)}: name one with split=.")
-
-
-def _open_dataset(
-    rows: "datasets.Dataset",
-    model: PreTrainedModel,
-    processor: BaseImageProcessor | None,
-    role: Role,
-    image_column: str | None,
-    label_column: str | None,
-) -> Images:
-    import datasets
-
-    if isinstance(rows, datasets.IterableDataset):
-        raise ValueError(
-            "Expected a data set with a length, found a streaming one. Take what you need first, "
-            "e.g. datasets.Dataset.from_list(list(stream.take(512)), features=stream.features)."
-        )
-    image_column = _choose_column(rows, image_column, _IMAGE_COLUMNS, "image")
-    features = rows.features
-    if isinstance(features[image_column], datasets.Image):
-        # Decoded here rather than by `datasets`, so that an unreadable file can be named.
-        rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    known_label = label_column or next((name for name in _LABEL_COLUMNS if name in features), None)
-    if label_column is not None and label_column not in features:
-        raise ValueError(f"There is no column '{label_column}': the data set has {', '.join(features)}.")
-    translate = _label_translation(features[known_label], model, role) if known_label is not None else None
-
-    def read(index: int) -> tuple[Any, int | None]:
-        row = rows[index]
-        label = None if translate is None or row[known_label] is None else translate(row[known_label])
-        return _decode(row[image_column], index), label
-
-    return Images(len(rows), read, _preparation(model, processor), model.config.num_labels, "the data set")
-
-
-def _choose_column(rows: "datasets.Dataset", wanted: str | None, usual: tuple[str, ...], what: str) -> str:
-    names = [wanted] if wanted is not None else list(usual)
-    for name in names:
-        if name in rows.column_names:
-            return name
-    raise ValueError(
-        f"Expected {what} column '{names[0]}', found columns {', '.join(rows.column_names) or 'none'}. "
-        f"Name it with {what}_column=."
-    )
-
-
-def _label_translation(feature: Any, model: PreTrainedModel, role: Role) -> Callable[[Any], int] | None:
-    """Return the map from a data set's labels to the model's classes, by name where both have the same names.
-
-    A folder that lacks some classes numbers the rest from 0, so its own numbers would be wrong. Calibration does
-    without labels: where the names differ there, the images count as unlabelled.
-    """
-    names = getattr(feature, "names", None)
-    class_of = model.config.label2id
-    if names is not None and all(name in class_of for name in names):
-        return lambda label: int(class_of[names[label]])
-    if names is not None and len(names) != model.config.num_labels:
-        if role == "calibration":
-            return None
-        unknown = [name for name in names if name not in class_of]
-        raise ValueError(
-            f"The data set has {len(names)} classes, the model {model.config.num_labels}, and their names differ "
-            f"(unknown to the model: {', '.join(unknown[:5])}). Rename the classes as in model.config.label2id."
-        )
-    return lambda label: int(class_of[label]) if isinstance(label, str) and label in class_of else int(label)
-
-
-def _decode(value: Any, index: int) -> Any:
-    """Return a PIL image or array from what a data set stores."""
-    if not isinstance(value, dict) or not {"bytes", "path"} & set(value):
-        return value
-    name = value.get("path") or "bytes in the data set"
-    content = value.get("bytes")
-    return _open_picture(io.BytesIO(content) if content is not None else value["path"], f"row {index} ({name})")
-
-
-def _open_picture(file: io.BytesIO | str | Path, name: str) -> Image.Image:
-    try:
-        # Read here: Pillow 12 leaves a file open that it could not decode.
-        content = file.getvalue() if isinstance(file, io.BytesIO) else Path(file).read_bytes()
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"Cannot read the image in {name}: {error}. Remove or replace that file.") from error
-    return picture
-
-
-def _open_sequence(pictures: Sequence[Any], model: PreTrainedModel, processor: BaseImageProcessor | None) -> Images:
-    def read(index: int) -> tuple[Any, int | None]:
-        picture = pictures[index]
-        return (_open_picture(picture, str(picture)) if isinstance(picture, (str, Path)) else picture), None
-
-    return Images(len(pictures), read, _preparation(model, processor), model.config.num_labels, "the list of images")
-
-
-def _open_tensor(pixels: Tensor, labels: Tensor | None, model: PreTrainedModel) -> Images:
-    if pixels.ndim != 4 or not pixels.is_floating_point():
-        raise ValueError(
-            f"Expected pixel values as a float tensor (images, channels, height, width), found {pixels.dtype} "
-            f"{tuple(pixels.shape)}. Pass PIL images to have them preprocessed."
-        )
-    _check_size(pixels, model)
-
-    def read(index: int) -> tuple[Any, int | None]:
-        return pixels[index], None if labels is None else int(labels[index])
-
-    def stack(images: list[Any], _: Sequence[int]) -> Tensor:
-        return torch.stack(images).float()
-
-    return Images(len(pixels), read, stack, model.config.num_labels, "the tensor")
-
-
-def _open_loader(loader: DataLoader, model: PreTrainedModel) -> Images:
-    """Read a DataLoader's data set row by row, through its own collate function: its order and length are known."""
-    rows, collate = loader.dataset, loader.collate_fn
-    if not hasattr(rows, "__len__"):
-        raise ValueError("Expected a DataLoader over a data set with a length, found an iterable one.")
-
-    def read(index: int) -> tuple[Any, int | None]:
-        batch = collate([rows[index]])
-        if isinstance(batch, dict):
-            pixels, labels = batch.get("pixel_values"), batch.get("labels", batch.get("label"))
-        else:
-            pixels, labels = (batch[0], batch[1]) if isinstance(batch, (tuple, list)) else (batch, None)
-        if not isinstance(pixels, Tensor) or pixels.ndim != 4:
-            raise ValueError(
-                "Expected the DataLoader to yield pixel values (images, channels, height, width), alone, in a pair "
-                f"with labels, or in a dict under 'pixel_values'; found {type(pixels).__name__}."
-            )
-        _check_size(pixels, model)
-        return pixels[0], None if labels is None else int(labels[0])
-
-    def stack(images: list[Any], _: Sequence[int]) -> Tensor:
-        return torch.stack(images).float()
-
-    return Images(len(rows), read, stack, model.config.num_labels, "the DataLoader")
-
-
-def _preparation(
-    model: PreTrainedModel, processor: BaseImageProcessor | None
-) -> Callable[[list[Any], Sequence[int]], Tensor]:
-    """Return the function from decoded images to pixel values, by the model's own image processor."""
-    if processor is None:
-        raise ValueError(
-            "Images need the model's image processor, and there is none beside the model. "
-            "Pass processor=AutoImageProcessor.from_pretrained(...), or pixel values as a tensor."
-        )
-
-    def prepare(images: list[Any], indices: Sequence[int]) -> Tensor:
-        pictures = [image.convert("RGB") if isinstance(image, Image.Image) else image for image in images]
-        try:
-            pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"The image processor refuses rows {indices[0]}..{indices[-1]}: {error}") from error
-        _check_size(pixels, model)
-        return pixels.float()
-
-    return prepare
-
-
-def _check_size(pixels: Tensor, model: PreTrainedModel) -> None:
-    expected, found = expected_image_size(model), tuple(pixels.shape[-2:])
-    channels = model.config.num_channels
-    if pixels.shape[1] != channels:
-        raise ValueError(f"Expected images with {channels} channels, found {pixels.shape[1]}.")
-    if expected is not None and found != expected:
-        raise ValueError(
-            f"Expected images of {expected[0]} x {expected[1]} pixels, found {found[0]} x {found[1]} after the image "
-            "processor. Set the processor's `size` to what the model takes."
-        )
+def _way_out(source: Any) -> str:
+    if isinstance(source, IterableDataset) or hasattr(source, "__next__"):
+        return "Images are drawn by row: make a list of what you need first, e.g. list(itertools.islice(source, 512))."
+    return "See open_images for what an image may be."

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from optimum_mixq.data import Images, draw_rows, exclude_fingerprints
+from optimum_mixq.data import Images, draw_rows
 
 
 def images_of(count=6, labels=None):
@@ -26,13 +26,6 @@ def test_the_same_seed_draws_the_same_rows_and_another_seed_others():
     assert len(set(draw_rows(images, 100, seed=0))) == 100
 
 
-def test_images_that_served_calibration_are_left_out_of_evaluation():
-    whole = images_of(labels=[0, 1, 2, 3, 4, 0])
-    seen = frozenset(digest for batch in whole.batches([1, 3], 4) for digest in batch.fingerprints)
-    kept = list(exclude_fingerprints(whole.batches(range(6), 2), seen))
-    assert torch.cat([batch.labels for batch in kept]).tolist() == [0, 2, 4, 0]
-
-
 def test_a_label_outside_the_models_classes_is_said_with_its_row():
     images = images_of(labels=[0, 1, 2, 9, 0, 0])
     with pytest.raises(ValueError, match=r"Row 3 of the data set has label 9, but the model has 5 classes \(0..4\)"):
@@ -41,6 +34,9 @@ def test_a_label_outside_the_models_classes_is_said_with_its_row():
 
 def test_fewer_images_than_asked_for_is_said_with_both_numbers():
     images = images_of(6)
+    for count in (0, -1):
+        with pytest.raises(ValueError, match=f"Expected a positive number of images .*, found {count}"):
+            draw_rows(images, count, seed=0)
     with pytest.raises(
         ValueError, match="Expected at least 32 images, found 6 in the data set. Add images, or ask for"
     ):

@@ -232,7 +232,7 @@ def test_calibration_images_are_not_evaluated(vit):
     quantizer.quantize(SMALL, pixels[:8])
     scores = quantizer.evaluate(pixels)
     assert scores["float"].images == scores["quantized"].images == 12
-    with pytest.raises(ValueError, match="the source is empty, or all of it served calibration"):
+    with pytest.raises(ValueError, match="all 8 of the tensor served calibration, the choice"):
         quantizer.evaluate(pixels[:8])
 
 

@@ -51,16 +51,29 @@ class Evaluation:
 
 def measure_logits(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor | None]:
     """Return logits (N, classes) in float32 on the CPU, and labels (N,) or None, with the model in eval mode."""
-    logits, labels = [], []
-    with measuring(model), torch.inference_mode():
+    logits, labels = measure_together({"model": model}, batches)
+    return logits["model"], labels
+
+
+def measure_together(
+    models: Mapping[str, PreTrainedModel], batches: Iterable[Batch]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Return each model's logits, as `measure_logits` does, in one pass over the batches, of which none is kept."""
+    logits: dict[str, list[Tensor]] = {name: [] for name in models}
+    labels: list[Tensor | None] = []
+    with ExitStack() as stack, torch.inference_mode():
+        for model in models.values():
+            stack.enter_context(measuring(model))
         for batch in batches:
-            outputs = model(pixel_values=batch.pixel_values.to(model.device, model.dtype))
-            logits.append(outputs.logits.float().cpu())
+            for name, model in models.items():
+                outputs = model(pixel_values=batch.pixel_values.to(model.device, model.dtype))
+                logits[name].append(outputs.logits.float().cpu())
             labels.append(batch.labels)
-    if not logits:
-        raise ValueError("There are no images to evaluate on: the source is empty, or all of it served calibration.")
+    if not labels:
+        raise ValueError("There are no images to evaluate on: the source is empty.")
     known = [part for part in labels if part is not None]
-    return torch.cat(logits), torch.cat(known) if len(known) == len(labels) else None
+    joined = {name: torch.cat(parts) for name, parts in logits.items()}
+    return joined, torch.cat(known) if len(known) == len(labels) else None
 
 
 def measure_latency(models: Mapping[str, PreTrainedModel], pixel_values: Tensor, repeats: int = 5) -> dict[str, float]:
