@@ -26,9 +26,10 @@ RANKS = {
     "training_config": 0,
     "training_data": 0,
     "fingerprints": 0,
+    "kernels": 0,
     "quant.grids": 1,
     "quant.packing": 1,
-    "quant.kernels": 1,
+    "quant.codes": 1,
     "quant.prepared": 1,
     "quant.norms": 1,
     "lrp.rules": 1,
@@ -58,6 +59,7 @@ RANKS = {
     "cli": 5,
 }
 WITHIN_RANK = {
+    ("kernels", "kernels"),
     ("sources", "architectures"),
     ("sources", "data"),
     ("artifacts", "architectures"),
@@ -97,7 +99,7 @@ def modules():
 
 
 def room(name):
-    return "stages" if name.startswith("stages.") else "demo" if name.startswith("demo") else name
+    return next((folder for folder in ("stages", "demo", "kernels") if name.split(".")[0] == folder), name)
 
 
 def imported_modules(path):
@@ -127,6 +129,14 @@ def test_imports_run_one_way():
             if (not allowed or crosses) and name != target:
                 wrong.append(f"{name} imports {target}")
     assert wrong == []
+
+
+def test_kernels_know_torch_alone():
+    for name, path in modules():
+        if room(name) == "kernels":
+            assert all(room(target) == "kernels" for target in imported_modules(path)), name
+            lines = [line for line in path.read_text().splitlines() if line.startswith(("import", "from"))]
+            assert not any("transformers" in line for line in lines), name
 
 
 def test_arithmetic_knows_neither_transformers_nor_other_rooms():

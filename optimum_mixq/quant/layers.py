@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from optimum_mixq.kernels import IntegerProduct, Kernel, ReferenceKernel, prepare_kernel
 from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, round_to_codes
-from optimum_mixq.quant.kernels import IntegerLinear
 from optimum_mixq.quant.patches import build_kernels, embed_patches
 
 
@@ -91,10 +91,10 @@ class GriddedLinear(nn.Module, ABC):
         """Return what the weight's grid is applied to: the weight, times the input's scales if folded."""
         return self.weight * self.input_grid.scale if self.arithmetic == "folded" else self.weight
 
-    def kernel(self) -> IntegerLinear:
+    def kernel(self) -> Kernel:
         """Return what the packed layer will run: codes (..., C) to outputs (..., O)."""
         operand, scale, bias = self._integers(self.input_grid)
-        return IntegerLinear(operand.to(torch.int8), scale[:, 0], bias)
+        return prepare_kernel(IntegerProduct(operand.to(torch.int8), scale[:, 0], bias))
 
     def forward_in_integers(self, input: Tensor) -> Tensor:
         """Multiply what the packed layer multiplies, as floats: exact while sums stay below 2^24.
@@ -197,7 +197,7 @@ class QuantConv2d(nn.Module):
         if not self.training:
             # As the packed layer multiplies, to the bit.
             codes = round_to_codes(self.weight.flatten(1), self.weight_grid).view_as(self.weight)
-            kernels = build_kernels(codes, self.weight_grid, grid, self.bias, backend="float")
+            kernels = build_kernels(codes, self.weight_grid, grid, self.bias, ReferenceKernel)
             return embed_patches(input, grid, self.stride, kernels)
         weight = fake_quantize(self.weight.flatten(1), self.weight_grid).view_as(self.weight)
         pixels = fake_quantize(input, grid)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from optimum_mixq.kernels import Activation, IntegerProduct, Kernel, WeightCodes, prepare_kernel
+from optimum_mixq.quant.codes import quantize_columns
 from optimum_mixq.quant.grids import UniformGrid, quantize
-from optimum_mixq.quant.kernels import Activation, IntegerLinear, quantize_columns
 from optimum_mixq.quant.layers import (
     Arithmetic,
     GriddedLinear,
@@ -60,7 +61,7 @@ class PackedLinear(PreparedModule):
         bias = torch.zeros(out_features, device=device) if has_bias else None
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.activation: Activation = "none"
-        self._kernel: IntegerLinear | None = None
+        self._kernel: Kernel | None = None
         self._joint: JointProduct | None = None
 
     @classmethod
@@ -98,7 +99,7 @@ class PackedLinear(PreparedModule):
 
     def dequantized_weight(self) -> Tensor:
         """Return the float weight (O, C) that a float layer would need to do the same to a dequantized input."""
-        operand, scale = self._operand()
+        operand, scale = self._operand(self.codes())
         return operand * scale / int16_to_scale(self.mixq_input_scale)
 
     @torch.no_grad()
@@ -110,9 +111,9 @@ class PackedLinear(PreparedModule):
             linear.bias.copy_(self.bias)
         return linear
 
-    def _operand(self) -> tuple[Tensor, Tensor]:
+    def _operand(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the integers (O, C) that the input's codes are multiplied with, as floats, and their scale (O, 1)."""
-        return integer_operand(self.codes(), self.weight_grid, int16_to_scale(self.mixq_input_scale), self.arithmetic)
+        return integer_operand(codes, self.weight_grid, int16_to_scale(self.mixq_input_scale), self.arithmetic)
 
     @torch.no_grad()
     def prepare(self) -> None:
@@ -121,13 +122,17 @@ class PackedLinear(PreparedModule):
             if self is self._joint.layers[0]:
                 self._joint.prepare()
             return
-        self._kernel = IntegerLinear(*self.integers(), activation=self.activation)
+        self._kernel = prepare_kernel(self.product())
         self._multiplier, self._offset = self.rounding()
 
-    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what codes are multiplied with, int8 (O, C), the outputs' scale (O,) and bias (O,)."""
-        operand, scale = self._operand()
-        return operand.to(torch.int8), scale[:, 0], integer_bias(operand, scale, self.mixq_input_zero_point, self.bias)
+    def product(self) -> IntegerProduct:
+        """Return what the layer computes from its input's codes, before the activation."""
+        codes, grid = self.codes(), self.weight_grid
+        operand, scale = self._operand(codes)
+        input_scale = None if self.arithmetic == "folded" else int16_to_scale(self.mixq_input_scale)
+        weight = WeightCodes(codes, grid.scale[:, 0], grid.zero_point[:, 0], input_scale, self.weight_bits)
+        bias = integer_bias(operand, scale, self.mixq_input_zero_point, self.bias)
+        return IntegerProduct(operand.to(torch.int8), scale[:, 0], bias, weight)
 
     def rounding(self) -> tuple[Tensor, Tensor]:
         """Return by what an input is multiplied, and what is added, before its floor is its code; both (C,)."""
@@ -141,8 +146,6 @@ class PackedLinear(PreparedModule):
     def fuse(self, activation: Activation) -> None:
         """Apply an activation to the output, or with "none" no more."""
         self.activation = activation
-        if self._kernel is not None:
-            self._kernel.activation = activation
 
     def quantize_input(self, input: Tensor) -> Tensor:
         """Return the input's codes, uint8: the same arithmetic as `grids.quantize`, in fewer passes over memory."""
@@ -154,7 +157,7 @@ class PackedLinear(PreparedModule):
         if self._kernel is None:
             self.prepare()
         assert self._kernel is not None
-        return self._kernel(self.quantize_input(input), input.dtype)
+        return self._kernel(self.quantize_input(input), input.dtype, self.activation)
 
     def __getstate__(self) -> dict:
         # oneDNN's opaque weight can be neither pickled nor copied; it is built again from the buffers.
@@ -189,7 +192,7 @@ class JointProduct:
 
     def __init__(self, layers: Sequence[PackedLinear]) -> None:
         self.layers = tuple(layers)
-        self._kernel: IntegerLinear | None = None
+        self._kernel: Kernel | None = None
         self._kept: tuple[Tensor, dict[int, Tensor]] | None = None  # the input, and outputs by place, not yet taken
 
     def output_of(self, layer: PackedLinear, input: Tensor) -> Tensor:
@@ -218,8 +221,7 @@ class JointProduct:
 
     @torch.no_grad()
     def prepare(self) -> None:
-        operands, scales, biases = zip(*(layer.integers() for layer in self.layers), strict=True)
-        self._kernel = IntegerLinear(torch.cat(operands), torch.cat(scales), torch.cat(biases))
+        self._kernel = prepare_kernel(IntegerProduct.concatenate([layer.product() for layer in self.layers]))
         self._multiplier, self._offset = self.layers[0].rounding()
 
     def _outputs(self, input: Tensor) -> tuple[Tensor, ...]:

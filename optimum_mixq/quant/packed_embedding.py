@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from optimum_mixq.kernels import Kernel
 from optimum_mixq.quant.grids import UniformGrid, dequantize, quantize
-from optimum_mixq.quant.kernels import IntegerLinear
 from optimum_mixq.quant.layers import QuantConv2d
 from optimum_mixq.quant.packing import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
 from optimum_mixq.quant.patches import build_kernels, embed_patches
@@ -47,7 +47,7 @@ class PackedConv2d(PreparedModule):
         self.register_buffer("mixq_input_zero_point", torch.zeros(shape[1], dtype=torch.int16, device=device))
         self.bias = nn.Parameter(torch.zeros(shape[0], device=device), requires_grad=False)
         self._weight: Tensor | None = None
-        self._kernels: list[IntegerLinear] = []
+        self._kernels: list[Kernel] = []
 
     @classmethod
     @torch.no_grad()

@@ -6,18 +6,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from optimum_mixq.kernels import IntegerProduct, Kernel, prepare_kernel
+from optimum_mixq.quant.codes import to_bytes
 from optimum_mixq.quant.grids import UniformGrid
-from optimum_mixq.quant.kernels import Backend, IntegerLinear, choose_backend, to_bytes
 
 
 def build_kernels(
-    codes: Tensor, weight_grid: UniformGrid, pixel_grid: UniformGrid, bias: Tensor, backend: Backend | None = None
-) -> list[IntegerLinear]:
+    codes: Tensor,
+    weight_grid: UniformGrid,
+    pixel_grid: UniformGrid,
+    bias: Tensor,
+    kernel: type[Kernel] | None = None,
+) -> list[Kernel]:
     """Return one kernel for each channel of a weight's codes (O, C, height, width); together, with s, t the scales,
 
     y_o = sum_c s_c t_o sum_k q_ck (v_ock - z_o) + bias_o - sum_c s_c t_o z_c sum_k (v_ock - z_o).
     """
-    backend = backend or choose_backend(codes.device)
     scale, zero_point = weight_grid.scale.reshape(-1, 1), weight_grid.zero_point.reshape(-1, 1)  # (O, 1)
     kernels, rest = [], bias.float()
     for channel, (step, zero) in enumerate(
@@ -26,22 +30,16 @@ def build_kernels(
         operand = codes[:, channel].flatten(1).float() - zero_point  # (O, height * width)
         product_scale = scale[:, 0] * step
         shift = product_scale * (operand * zero).sum(1)
-        # CUDA's integer product wants multiples of 8; patches may have any size.
-        kernels.append(
-            IntegerLinear(
-                operand.to(torch.int8), product_scale, rest - shift, backend if backend == "onednn" else "float"
-            )
-        )
+        product = IntegerProduct(operand.to(torch.int8), product_scale, rest - shift)
+        kernels.append(prepare_kernel(product, kernel))
         rest = torch.zeros_like(rest)
     return kernels
 
 
-def embed_patches(
-    pixels: Tensor, grid: UniformGrid, patch: tuple[int, int], kernels: Sequence[IntegerLinear]
-) -> Tensor:
+def embed_patches(pixels: Tensor, grid: UniformGrid, patch: tuple[int, int], kernels: Sequence[Kernel]) -> Tensor:
     """Return the embedding (B, O, rows, columns), in the dtype of the pixels (B, C, H, W)."""
     rows, columns = pixels.shape[-2] // patch[0], pixels.shape[-1] // patch[1]
-    if pixels.device.type != "cpu" or torch.compiler.is_compiling():
+    if pixels.device.type != "cpu" or torch.compiler.is_compiling() or len(pixels) == 0:
         codes = _patch_codes(pixels, grid, patch)
     else:
         # Image by image: what lies between pixels and codes then stays in the cache.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from optimum_mixq.quant.codes import add_gram_
 from optimum_mixq.quant.grids import UniformGrid
-from optimum_mixq.quant.kernels import add_gram_
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from optimum_mixq.quant.grids import dequantize, fake_quantize, quantize
-from optimum_mixq.quant.kernels import IntegerLinear
 from optimum_mixq.quant.layers import QuantLinear, column_operand
 from optimum_mixq.quant.observers import RowObserver, minmax_grid, searched_weight_grid
 from optimum_mixq.quant.packed import PackedLinear
@@ -80,31 +79,6 @@ def test_gradients_reach_weight_bias_and_input():
 def test_codes_take_their_true_width(bits):
     packed = PackedLinear.from_quant(quant_linear(bits)[0])
     assert packed.weight.dtype == torch.uint8 and packed.weight.numel() == 40 * 24 * bits // 8
-
-
-@pytest.mark.parametrize("backend", ["onednn", "int_mm", "float"])
-@pytest.mark.parametrize("shape", [(1, 40), (3, 7, 40)])
-def test_every_backend_sums_integers_exactly(backend, shape):
-    if backend == "onednn" and not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
-    codes = torch.randint(0, 256, shape, dtype=torch.uint8)
-    operand = torch.randint(-127, 128, (24, 40), dtype=torch.int8)
-    scale, bias = torch.rand(24) + 0.1, torch.randn(24)
-    expected = (codes.double() @ operand.double().T) * scale.double() + bias.double()
-    output = IntegerLinear(operand, scale, bias, backend)(codes)
-    assert output.dtype == torch.float32
-    assert torch.allclose(output.double(), expected, rtol=1e-6, atol=1e-2)
-
-
-@pytest.mark.parametrize("backend", ["int_mm", "float", None])
-def test_every_backend_computes_the_exact_gelu_of_its_outputs(backend):
-    codes = torch.randint(0, 256, (50, 40), dtype=torch.uint8)
-    operand = torch.randint(-127, 128, (24, 40), dtype=torch.int8)
-    scale, bias = torch.full((24,), 3e-5), torch.linspace(-4, 4, 24)
-    values = (codes.double() @ operand.double().T) * scale.double() + bias.double()
-    expected = 0.5 * values * (1 + torch.erf(values / 2**0.5))
-    output = IntegerLinear(operand, scale, bias, backend, "gelu")(codes)
-    assert torch.allclose(output.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

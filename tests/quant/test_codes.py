@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from optimum_mixq.quant.kernels import CACHED_NUMBERS, quantize_columns
+from optimum_mixq.quant.codes import CACHED_NUMBERS, quantize_columns
 
 
 def slow_codes(values, multiplier, offset, bits):

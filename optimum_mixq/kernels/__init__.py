@@ -1,0 +1,29 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Integer matrix products: one class for each way of multiplying, chosen by device and bits. Knows only torch.
+
+`prepare_kernel(product)` returns the first kernel of the registry that supports the product; `register_kernel` puts
+another one before those that are there.
+"""
+
+from optimum_mixq.kernels.contract import Activation, IntegerProduct, Kernel, WeightCodes
+from optimum_mixq.kernels.int_mm import IntMMKernel
+from optimum_mixq.kernels.onednn import OneDNNKernel
+from optimum_mixq.kernels.operators import integer_linear, integer_product
+from optimum_mixq.kernels.reference import ReferenceKernel
+from optimum_mixq.kernels.registry import choose_kernel, prepare_kernel, register_kernel
+
+
+__all__ = [
+    "Activation",
+    "IntMMKernel",
+    "IntegerProduct",
+    "Kernel",
+    "OneDNNKernel",
+    "ReferenceKernel",
+    "WeightCodes",
+    "choose_kernel",
+    "integer_linear",
+    "integer_product",
+    "prepare_kernel",
+    "register_kernel",
+]

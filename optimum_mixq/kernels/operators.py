@@ -1,0 +1,65 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Kernels as torch operators: for compiled graphs by number, for programs that leave the process by their tensors."""
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from optimum_mixq.kernels.contract import Activation, IntegerProduct, Kernel, find_kernel
+from optimum_mixq.kernels.registry import prepare_kernel
+
+
+# Kernels of the operands that exported programs hold, with the scale and the bias that they were prepared from.
+_prepared: "WeakTensorKeyDictionary" = WeakTensorKeyDictionary()
+
+
+def integer_linear(
+    codes: Tensor, handle: int, out_features: int, dtype: torch.dtype, activation: Activation
+) -> Tensor:
+    """Multiply with the kernel of a number; `out_features` is for tracing."""
+    return find_kernel(handle).multiply(codes, dtype, activation)
+
+
+def integer_product(
+    codes: Tensor, operand: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype, activation: Activation
+) -> Tensor:
+    """Multiply with a kernel that is prepared at the first call with these tensors, on whatever device they are."""
+    return _kernel_of(operand, scale, bias).multiply(codes, dtype, activation)
+
+
+def _kernel_of(operand: Tensor, scale: Tensor, bias: Tensor) -> Kernel:
+    # Tensors made in inference mode count no changes.
+    version = 0 if operand.is_inference() else operand._version
+    known = _prepared.get(operand)
+    if known is not None and known[0] == version and known[1] is scale and known[2] is bias:
+        return known[3]
+    kernel = prepare_kernel(IntegerProduct(operand, scale, bias))
+    _prepared[operand] = (version, scale, bias, kernel)
+    return kernel
+
+
+def _describe_linear(
+    codes: Tensor, handle: int, out_features: int, dtype: torch.dtype, activation: Activation
+) -> Tensor:
+    return codes.new_empty((*codes.shape[:-1], out_features), dtype=dtype)
+
+
+def _describe_product(
+    codes: Tensor, operand: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype, activation: Activation
+) -> Tensor:
+    return codes.new_empty((*codes.shape[:-1], operand.shape[0]), dtype=dtype)
+
+
+# `torch.library.custom_op` checks each call's outputs for aliases, which takes 0.2 ms per layer (torch 2.13).
+_library = torch.library.Library("mixq", "DEF")
+_library.define(
+    "integer_linear(Tensor codes, int handle, int out_features, ScalarType dtype, str activation) -> Tensor"
+)
+_library.define(
+    "integer_product(Tensor codes, Tensor operand, Tensor scale, Tensor bias, ScalarType dtype, str activation) "
+    "-> Tensor"
+)
+_library.impl("integer_linear", integer_linear, "CompositeExplicitAutograd")
+_library.impl("integer_product", integer_product, "CompositeExplicitAutograd")
+torch.library.register_fake("mixq::integer_linear", _describe_linear, lib=_library)
+torch.library.register_fake("mixq::integer_product", _describe_product, lib=_library)

@@ -1,0 +1,25 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from optimum_mixq.kernels.contract import Activation, IntegerProduct, Kernel
+
+
+class ReferenceKernel(Kernel):
+    """The same integers as float32: on every device, exact while sums stay below 2^24."""
+
+    def __init__(self, product: IntegerProduct) -> None:
+        super().__init__(product)
+        self._operand = product.operand.float()
+
+    @classmethod
+    def supports(cls, device: torch.device, bits: int) -> bool:
+        return True
+
+    def multiply(self, codes: Tensor, dtype: torch.dtype, activation: Activation) -> Tensor:
+        products = F.linear(codes.float(), self._operand) * self.scale + self.bias
+        return (F.gelu(products) if activation == "gelu" else products).to(dtype)
+
+    def operand(self) -> Tensor:
+        return self._operand.to(torch.int8)
