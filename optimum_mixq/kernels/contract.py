@@ -98,13 +98,15 @@ class Kernel(ABC):
         """Return (..., O) in `dtype` from uint8 codes (..., C), also in graphs that torch traces.
 
         A compiled graph lives in this process and names the kernel by its number, since torch.compile cannot trace
-        oneDNN's opaque weights (torch 2.13). An exported or traced program can leave it and gets the numbers.
+        oneDNN's opaque weights (torch 2.13). An exported program can leave it and holds the operand itself.
         """
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return torch.ops.mixq.integer_linear(codes, self.handle, self.out_features, dtype, activation)
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if torch.compiler.is_exporting():
             operand, scale, bias = constants_of(self.handle)
             return torch.ops.mixq.integer_product(codes, operand, scale, bias, dtype, activation)
+        if torch.compiler.is_compiling():
+            return torch.ops.mixq.integer_linear(codes, self.handle, self.out_features, dtype, activation)
+        if torch.jit.is_tracing():
+            raise ValueError("torch.jit.trace cannot hold integer kernels: use torch.export.export, or torch.compile.")
         return self.multiply(codes, dtype, activation)
 
 
