@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import BUILDERS, make_model, random_pixels
+from conftest import BUILDERS, DEVICE, make_model, random_pixels
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageClassification, pipeline
 
@@ -30,13 +30,13 @@ def logits(model, pixels):
 
 
 def reload(folder, **options):
-    return AutoModelForImageClassification.from_pretrained(folder, **options).eval()
+    return AutoModelForImageClassification.from_pretrained(folder, **options).eval().to(DEVICE)
 
 
 def load_exact(name, folder, **options):
     """DeiT with teacher has no Auto class of its own."""
     model_class = type(BUILDERS[name]())
-    return model_class.from_pretrained(folder, **options).eval()
+    return model_class.from_pretrained(folder, **options).eval().to(DEVICE)
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
@@ -63,6 +63,7 @@ from transformers import AutoModelForImageClassification
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     model = AutoModelForImageClassification.from_pretrained(folder)
     pixels, expected = torch.load(folder / "expected.pt")
+    model.to(pixels.device)
     with torch.no_grad():
         print(folder.name, torch.equal(model(pixel_values=pixels).logits, expected))
 """
