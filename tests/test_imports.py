@@ -21,6 +21,7 @@ RANKS = {
     "replay": 0,
     "progress": 0,
     "memory": 0,
+    "digests": 0,
     "metrics": 0,
     "losses": 0,
     "training_config": 0,
