@@ -21,7 +21,7 @@ _WORDS = {
     "bits": "--bits", "size_mb": "--size-mb", "arithmetic": "--arithmetic", "seed": "--seed",
     "calibration_samples": "--calibration-samples", "sensitivity_samples": "--sensitivity-samples",
 }  # fmt: skip
-_FILLED_IN = {"plan", "record", "trainable", "format_version", "quant_method"}
+_FILLED_IN = {"plan", "record", "digests", "trainable", "format_version", "quant_method"}
 
 
 @dataclass(frozen=True)

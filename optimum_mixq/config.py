@@ -64,6 +64,7 @@ class MixQConfig(QuantizationConfigMixin):
         trainable: the layers hold float weights with learned grids: a model in training, filled in likewise.
         plan: bits of each unit, filled in when a model is quantized.
         record: what was done, filled in likewise: the float model, the calibration images, package versions.
+        digests: of the saved tensors, filled in when a model is saved and checked when it is loaded.
         format_version: of the saved model.
     """
 
@@ -97,6 +98,7 @@ class MixQConfig(QuantizationConfigMixin):
     trainable: bool = False
     plan: dict[str, Any] | None = None
     record: dict[str, Any] | None = None
+    digests: str | None = None
     format_version: int = FORMAT_VERSION
     quant_method: str = QUANT_METHOD
 

@@ -5,12 +5,12 @@ Importing this module registers the method "mixq", once per process.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.quantizers.auto import (
@@ -23,6 +23,7 @@ from transformers.quantizers.base import HfQuantizer
 from optimum_mixq.architectures import attention_shape, describe, replace_module
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
+from optimum_mixq.digests import check_files, digest_tensors
 from optimum_mixq.fusion import fuse_layers, separate_layers
 from optimum_mixq.memory import return_freed_memory
 from optimum_mixq.quant.attention import AttentionQuantizer
@@ -67,29 +68,56 @@ class MixQHfQuantizer(HfQuantizer):
             )
         super().__init__(quantization_config, **kwargs)
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+    def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """Refuse another attention than our own; transformers 5.23 asks here, 5.9 does not and takes ours."""
+        if config._attn_implementation not in (None, ATTENTION):
+            raise ValueError(
+                f"attn_implementation={config._attn_implementation!r} cannot be honoured: a quantized model runs "
+                "attention of its own, on its grids. Leave it out."
+            )
+        return config
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **_: Any
+    ) -> None:
         if self.quantization_config.trainable:
             insert_trainable_layers(model, self.quantization_config)
         else:
             insert_packed_layers(model, self.quantization_config)
+            saved_names = {name: saved for saved, name in _names_in_files(model).items()}
+            tensors = {saved_names[name]: tensor for name, tensor in model.state_dict().items()}
+            config = self.quantization_config
+            check_files(checkpoint_files or (), tensors, saved_names, _reading(config), config.digests)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         if self.quantization_config.trainable:
             model.register_load_state_dict_pre_hook(rename_checkpoint)
             return model
         fuse_layers(model)
-        for name, module in model.named_modules():
-            if isinstance(module, (PackedLinear, PackedConv2d)):
-                _check_buffers(name, module)
+        _check_tensors(model)
+        for module in model.modules():
             if isinstance(module, (PackedLinear, PackedConv2d, AttentionQuantizer)):
                 module.prepare()
         return_freed_memory()  # of weights unpacked on the way into kernels, up to several times the model
         return model.requires_grad_(False)
 
-    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
         if self.quantization_config.trainable:
             raise ValueError("Expected a packed model to dequantize, found one in training: pack it first.")
-        return unpack(model, dtype or torch.float32)
+        # `save_pretrained` leaves the dtype's name in the model's configuration (transformers 5.9 to 5.23).
+        return unpack(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32)
+
+    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
+        """Digest what is saved: `save_pretrained` asks before it writes config.json (transformers 5.9 to 5.23).
+
+        Checkpoints of training are left without digests.
+        """
+        config = model.config.quantization_config
+        config.digests = None
+        if not config.trainable:
+            tensors = revert_weight_conversion(model, model.state_dict())
+            config.digests = digest_tensors(tensors, _reading(config))
+        return None, {}
 
     def is_serializable(self, **_: Any) -> bool:
         return True
@@ -119,7 +147,7 @@ def attach(
     `record` says what was done, for who reads the saved configuration.
     """
     bits = {unit: list(bits) for unit, bits in plan.bits.items()}
-    done = dataclasses.replace(config, plan=bits, record=record, trainable=trainable)
+    done = dataclasses.replace(config, plan=bits, record=record, digests=None, trainable=trainable)
     if trainable:
         model.register_load_state_dict_pre_hook(rename_checkpoint)
     else:
@@ -128,7 +156,16 @@ def attach(
     model.config.quantization_config = done
     model.config._is_quantized = True
     model.is_quantized, model.quantization_method = True, QUANT_METHOD
+    _keep_attention(model)
     return model
+
+
+def refuse_other_attention() -> bool:
+    """Stand in for transformers' question whether a model's attention can be set."""
+    raise ValueError(
+        "A quantized model runs attention of its own, on its grids: set_attn_implementation would drop them. "
+        "model.dequantize() returns a float model that takes any."
+    )
 
 
 def insert_packed_layers(model: PreTrainedModel, config: MixQConfig) -> None:
@@ -174,11 +211,7 @@ def rename_checkpoint(model: PreTrainedModel, state: dict[str, Any], prefix: str
     expected = set(model.state_dict())
     if prefix or expected <= set(state):
         return
-    in_memory = {
-        next(iter(revert_weight_conversion(model, {name: state_tensor}))): name
-        for name, state_tensor in model.state_dict().items()
-    }
-    for saved, name in in_memory.items():
+    for saved, name in _names_in_files(model).items():
         if saved in state and name not in state:
             state[name] = state.pop(saved)
     missing = sorted(expected - set(state))
@@ -189,11 +222,26 @@ def rename_checkpoint(model: PreTrainedModel, state: dict[str, Any], prefix: str
         )
 
 
+def _names_in_files(model: PreTrainedModel) -> dict[str, str]:
+    """Return the names of the model's tensors by the names under which `save_pretrained` writes them."""
+    return {
+        next(iter(revert_weight_conversion(model, {name: tensor}))): name
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _reading(config: MixQConfig) -> list[Any]:
+    """Return what of the configuration decides how tensors are read."""
+    return [config.arithmetic, {unit: list(bits) for unit, bits in BitPlan(config.plan or {}).bits.items()}]
+
+
 def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
     if config.plan is None:
         raise ValueError(
             "The model's quantization_config has no plan, so its layers' bits are unknown: config.json is incomplete."
         )
+    if not isinstance(config.plan, dict):
+        raise ValueError(f"Expected the plan in config.json to be bits by unit, found {config.plan!r}.")
     plan = BitPlan(config.plan)
     plan.check_fits(describe(model))
     return plan
@@ -228,6 +276,19 @@ def _insert_attention(
             qk_bits, av_bits = plan.bits[f"{block.name}.qk"][1], plan.bits[f"{block.name}.av"][1]
             attention.add_module(ATTENTION_CHILD, kind(heads, size, qk_bits, av_bits, device))
     model.set_attn_implementation(ATTENTION)
+    _keep_attention(model)
+
+
+def _keep_attention(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            # `set_attn_implementation` asks it before any change (transformers 5.9 to 5.23).
+            module._can_set_attn_implementation = refuse_other_attention
+
+
+def _release_attention(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        module.__dict__.pop("_can_set_attn_implementation", None)
 
 
 @torch.no_grad()
@@ -239,21 +300,22 @@ def unpack(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
             replace_module(model, name, layer.to_float())
         elif isinstance(layer, AttentionQuantizer):
             delattr(model.get_submodule(name.rpartition(".")[0]), ATTENTION_CHILD)
+    _release_attention(model)
     model.set_attn_implementation("sdpa")
     return model.to(dtype)
 
 
-def _check_buffers(name: str, layer: PackedLinear | PackedConv2d) -> None:
-    """Raise a ValueError if a loaded layer cannot be what was saved."""
-    for key, tensor in layer.state_dict(keep_vars=True).items():
+def _check_tensors(model: PreTrainedModel) -> None:
+    """Raise a ValueError if a loaded model cannot be what was saved."""
+    for key, tensor in model.state_dict(keep_vars=True).items():
         # transformers marks what it loaded (5.23); what was missing holds whatever lay in memory.
         loaded = getattr(tensor, "_is_hf_initialized", False)
         if not loaded or (tensor.is_floating_point() and not torch.isfinite(tensor).all()):
-            raise ValueError(f"{name}.{key} is missing or corrupt in the checkpoint: fetch the file again.")
-    for key in ("mixq_weight_scale", "mixq_input_scale"):
-        scale = int16_to_scale(getattr(layer, key))
-        if not (torch.isfinite(scale) & (scale > 0)).all():
-            raise ValueError(f"{name}.{key} holds scales that are no positive numbers: the checkpoint is corrupt.")
+            raise ValueError(f"{key} is missing or corrupt in the checkpoint: fetch the file again.")
+        if "mixq_" in key and key.endswith("_scale"):
+            scale = int16_to_scale(tensor)
+            if not (torch.isfinite(scale) & (scale > 0)).all():
+                raise ValueError(f"{key} holds scales that are no positive numbers: the checkpoint is corrupt.")
 
 
 def _register() -> None:

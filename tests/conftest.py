@@ -23,7 +23,9 @@ from transformers import (
 # that tests start take the number from here.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
+# The one place that says where the suite's models and images are.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 PLAIN = {
     "image_size": 16,
     "patch_size": 4,
@@ -90,6 +92,11 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 @pytest.fixture
+def device() -> torch.device:
+    return DEVICE
+
+
+@pytest.fixture
 def vit() -> PreTrainedModel:
     return make_model("vit")
 
@@ -108,9 +115,9 @@ def make_model(name: str) -> PreTrainedModel:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(noise * (0.3 if parameter.ndim == 1 else 0.1))
-    return model
+    return model.to(DEVICE)
 
 
 def random_pixels(model: PreTrainedModel, count: int = 4, seed: int = 2) -> torch.Tensor:
     size = model.config.image_size
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(DEVICE)

@@ -34,6 +34,7 @@ RANKS = {
     "measuring": 0,
     "rebuilding": 0,
     "tasks": 1,
+    "digests": 0,
     "metrics": 0,
     "losses": 0,
     "training_config": 0,

@@ -1,6 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Attention with quantized operands: query, key and value on uniform grids, softmax on a logarithmic grid."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -149,7 +150,13 @@ def matmul_dtype(device: torch.device) -> torch.dtype:
     """Return the dtype in which attention multiplies: bfloat16 where the device multiplies it faster."""
     if device.type == "cpu":
         return torch.bfloat16 if CPU_MULTIPLIES_BFLOAT16 else torch.float32
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and _cuda_multiplies_bfloat16() else torch.float32
+
+
+@functools.cache
+def _cuda_multiplies_bfloat16() -> bool:
+    # Emulated bfloat16, on GPUs before Ampere, is slower than float32.
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def quantized_softmax(scores: Tensor, bits: int) -> Tensor:

@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import pytest
 import torch
-from conftest import make_model, random_pixels
+from conftest import DEVICE, make_model, random_pixels
 
 from optimum_mixq import BitPlan, MixQConfig
 from optimum_mixq.kernels import (
@@ -27,16 +27,21 @@ def require(kernel):
         pytest.skip("this CPU does not multiply uint8 by int8")
 
 
-def product(outputs=24, inputs=40, scale=None):
+def place_of(kernel):
+    return CPU if kernel is OneDNNKernel else DEVICE
+
+
+def product(outputs=24, inputs=40, scale=None, device=CPU):
     operand = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
-    return IntegerProduct(operand, torch.rand(outputs) + 0.1 if scale is None else scale, torch.randn(outputs))
+    scale = torch.rand(outputs) + 0.1 if scale is None else scale
+    return IntegerProduct(operand.to(device), scale.to(device), torch.randn(outputs).to(device))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("shape", [(0, 40), (1, 40), (3, 7, 40), (2, 0, 40)])
 def test_every_kernel_sums_integers_exactly(kernel, shape):
     require(kernel)
-    codes, own = torch.randint(0, 256, shape, dtype=torch.uint8), product()
+    codes, own = torch.randint(0, 256, shape, dtype=torch.uint8).to(place_of(kernel)), product(device=place_of(kernel))
     expected = (codes.double() @ own.operand.double().T) * own.scale.double() + own.bias.double()
     output = kernel(own)(codes)
     assert output.dtype == torch.float32 and output.shape == expected.shape
@@ -48,16 +53,17 @@ def test_every_kernel_sums_integers_exactly(kernel, shape):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_kernel_gives_the_reference_to_the_bit(kernel, sizes, dtype):
     require(kernel)
-    own = product(*sizes, scale=torch.rand(sizes[0]) / 1000)
-    codes = torch.randint(0, 256, (21, sizes[1]), dtype=torch.uint8)
+    own = product(*sizes, scale=torch.rand(sizes[0]) / 1000, device=place_of(kernel))
+    codes = torch.randint(0, 256, (21, sizes[1]), dtype=torch.uint8).to(place_of(kernel))
     assert torch.equal(kernel(own)(codes, dtype), ReferenceKernel(own)(codes, dtype))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_computes_the_exact_gelu_of_its_outputs(kernel):
     require(kernel)
-    codes, operand = torch.randint(0, 256, (50, 40), dtype=torch.uint8), product().operand
-    scale, bias = torch.full((24,), 3e-5), torch.linspace(-4, 4, 24)
+    place = place_of(kernel)
+    codes, operand = torch.randint(0, 256, (50, 40), dtype=torch.uint8).to(place), product(device=place).operand
+    scale, bias = torch.full((24,), 3e-5, device=place), torch.linspace(-4, 4, 24, device=place)
     values = (codes.double() @ operand.double().T) * scale.double() + bias.double()
     expected = 0.5 * values * (1 + torch.erf(values / 2**0.5))
     output = kernel(IntegerProduct(operand, scale, bias))(codes, torch.float32, "gelu")
@@ -69,7 +75,7 @@ def test_every_kernel_computes_the_exact_gelu_of_its_outputs(kernel):
 @pytest.mark.parametrize("sizes", [(24, 40), (10, 7)])
 def test_every_kernel_gives_its_operand_back(kernel, sizes):
     require(kernel)
-    own = product(*sizes)
+    own = product(*sizes, device=place_of(kernel))
     assert torch.equal(kernel(own).operand(), own.operand)
 
 
@@ -130,7 +136,7 @@ class HalfBytes(Kernel):
 
     @classmethod
     def supports(cls, device, bits):
-        return device.type == "cpu" and bits == 4
+        return bits == 4
 
     def operand(self):
         codes = torch.stack([self.halves & 15, self.halves >> 4], 2).flatten(1)

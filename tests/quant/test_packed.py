@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+from conftest import DEVICE
 
 from optimum_mixq.quant.grids import dequantize, fake_quantize, quantize
 from optimum_mixq.quant.layers import QuantLinear, column_operand
@@ -25,7 +26,7 @@ def quant_linear(bits=4, arithmetic="column", bias=True, inputs=40, outputs=24):
     scaled = weight * input_grid.scale if arithmetic == "folded" or bits == 8 else weight
     grid = searched_weight_grid(scaled, bits)
     vector = torch.randn(outputs, generator=generator) if bias else None
-    return QuantLinear(weight, vector, grid, input_grid, arithmetic).eval(), rows
+    return QuantLinear(weight, vector, grid, input_grid, arithmetic).eval().to(DEVICE), rows.to(DEVICE)
 
 
 def slow_output(layer, rows):
@@ -102,7 +103,7 @@ def test_copies_pickles_and_state_dicts_compute_the_same(tmp_path):
     expected = packed(rows)
     torch.save(packed, tmp_path / "layer.pt")
     loaded = torch.load(tmp_path / "layer.pt", weights_only=False)
-    fresh = PackedLinear(40, 24, 4, 4, "column", True)
+    fresh = PackedLinear(40, 24, 4, 4, "column", True, DEVICE)
     fresh.load_state_dict(packed.state_dict())
     for other in (copy.deepcopy(packed), loaded, fresh):
         assert torch.equal(other(rows), expected)

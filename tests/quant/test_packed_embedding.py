@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+from conftest import DEVICE
 from torch import nn
 
 from optimum_mixq.quant.layers import QuantConv2d
@@ -17,7 +18,7 @@ def patch_embedding():
     observer = RowObserver("stem")
     observer.observe(pixels.permute(0, 2, 3, 1))
     layer = QuantConv2d(stem, searched_weight_grid(stem.weight.flatten(1), 8), minmax_grid(observer.result(), 8))
-    return stem, layer.eval(), pixels
+    return stem.to(DEVICE), layer.eval().to(DEVICE), pixels.to(DEVICE)
 
 
 def test_the_packed_patch_embedding_gives_the_same_numbers_to_the_bit():
