@@ -174,7 +174,7 @@ def _find(model: PreTrainedModel, suffix: str) -> str:
 def _linear_layers(model: PreTrainedModel, head: str) -> list[str]:
     """Return the linear layers of a head: itself, those of an MLP, or none where features come out as they are."""
     modules = getattr(model, head, nn.Identity()).named_modules(prefix=head)
-    return [name for name, module in modules if isinstance(module, nn.Linear)]
+    return [name for name, module in modules if hasattr(module, "in_features")]  # quantized ones have it too
 
 
 def _blocks(model: PreTrainedModel, family: _Family) -> Iterator[Block]:

@@ -3,9 +3,10 @@ import math
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, random_pixels
 from torch import nn
 
+from optimum_mixq import MixQConfig, MixQQuantizer
 from optimum_mixq.tasks import Task, register_task, task_of
 from optimum_mixq.tasks.base import _tasks
 from optimum_mixq.tasks.multi_label import MultiLabel
@@ -121,6 +122,14 @@ def test_the_configuration_tells_the_task(vit, problem_type, labels, expected):
 def test_features_without_a_head_are_numbers(vit):
     vit.classifier = nn.Identity()
     assert type(task_of(vit)) is Regression
+
+
+def test_a_packed_model_has_the_task_of_the_float_one(vit):
+    config = MixQConfig(calibration_samples=4)
+    packed = MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit), plan="uniform")
+    assert type(task_of(packed)) is SingleLabel
+    vit.config.problem_type = "multi_label_classification"
+    assert type(task_of(vit)) is MultiLabel
 
 
 def test_a_task_registered_from_outside_is_asked_first(vit):
