@@ -155,8 +155,10 @@ def _solver(name: str, time_limit: float | None) -> Any:
     import pulp
 
     if name == "highs":
+        from optimum_mixq.highs import SilentSolver
+
         # One thread and no gap: the same plan on every run.
-        return pulp.HiGHS(msg=False, threads=1, gapRel=0.0, gapAbs=0.0, timeLimit=time_limit)
+        return SilentSolver(msg=False, threads=1, gapRel=0.0, gapAbs=0.0, timeLimit=time_limit)
     if name == "cbc":
         # PuLP 4 has no bundled CBC and calls the one that is installed COIN_CMD.
         command = pulp.COIN_CMD(msg=False, threads=1, gapRel=0.0, gapAbs=0.0, timeLimit=time_limit)

@@ -42,6 +42,7 @@ RANKS = {
     "quant.packed": 2,
     "quant.packed_embedding": 2,
     "lrp.propagation": 2,
+    "highs": 1,
     "program": 2,
     "joint_rounding": 3,
     "stages": 3,
