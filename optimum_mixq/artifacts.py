@@ -29,13 +29,13 @@ class BitPlan:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        normal = {unit: _checked_pair(width, unit) for unit, width in self.bits.items()}
+        normal = {unit: checked_pair(width, unit) for unit, width in self.bits.items()}
         object.__setattr__(self, "bits", normal)
 
     @classmethod
     def uniform(cls, model: PreTrainedModel, bits: int | Bits) -> "BitPlan":
         """Return the plan that gives every unit the same bits: one number, or (weight bits, activation bits)."""
-        return cls({unit.name: _checked_pair(bits, unit.name) for unit in describe(model).units}, {"kind": "uniform"})
+        return cls({unit.name: checked_pair(bits, unit.name) for unit in describe(model).units}, {"kind": "uniform"})
 
     @classmethod
     def load(cls, path: str | Path) -> "BitPlan":
@@ -217,6 +217,19 @@ def as_pair(bits: int | Bits) -> Bits:
     return (bits, bits) if isinstance(bits, int) else bits
 
 
+def checked_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:
+    """Return (weight bits, activation bits) of one number or a pair; anything else raises a ValueError."""
+    pair = (width, width) if isinstance(width, int) else tuple(width) if isinstance(width, (tuple, list)) else ()
+    if len(pair) != 2 or not all(
+        isinstance(bits, int) and not isinstance(bits, bool) and SMALLEST_BITS <= bits <= LARGEST_BITS for bits in pair
+    ):
+        raise ValueError(
+            f"Expected {SMALLEST_BITS} to {LARGEST_BITS} bits for '{unit}', as one number or (weight bits, activation "
+            f"bits), found {width!r}."
+        )
+    return pair[0], pair[1]
+
+
 def bits_to_text(bits: int | Bits) -> str:
     return str(bits) if isinstance(bits, int) else f"{bits[0]}/{bits[1]}"
 
@@ -247,15 +260,3 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON ({error}): delete it and measure again.") from error
-
-
-def _checked_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:
-    pair = (width, width) if isinstance(width, int) else tuple(width) if isinstance(width, (tuple, list)) else ()
-    if len(pair) != 2 or not all(
-        isinstance(bits, int) and not isinstance(bits, bool) and SMALLEST_BITS <= bits <= LARGEST_BITS for bits in pair
-    ):
-        raise ValueError(
-            f"Expected {SMALLEST_BITS} to {LARGEST_BITS} bits for '{unit}', as one number or (weight bits, activation "
-            f"bits), found {width!r}."
-        )
-    return pair[0], pair[1]

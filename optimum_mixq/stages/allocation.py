@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optimum_mixq.artifacts import BitPlan, Bits, LayerRelevance, SensitivityTable, UnitCosts, short_bits
+from optimum_mixq.artifacts import (
+    BitPlan,
+    Bits,
+    LayerRelevance,
+    SensitivityTable,
+    UnitCosts,
+    bits_to_text,
+    checked_pair,
+    short_bits,
+)
 from optimum_mixq.program import Interactions, Limit, solve
 
 
@@ -55,9 +64,7 @@ def allocate(
 
     options = _restrict(scores, overrides or {}, exclude)
     _require_finite(options)
-    limits = _limits(options, costs, budget)
-    for limit in limits:
-        _require_possible(limit)
+    limits = _possible_limits(options, costs, budget)
     groups = [[unit for pattern in group for unit in _matching(pattern, options, "tied")] for group in tied]
     plan, proven, bound = solve(options, limits, groups, interactions or {}, solver, time_limit)
     objective = _objective(options, interactions or {}, plan)
@@ -72,6 +79,21 @@ def allocate(
         "achieved": costs.achieved(plan),
     }
     return BitPlan(plan, provenance)
+
+
+def require_feasible(
+    costs: UnitCosts,
+    candidates: Mapping[str, Iterable[Bits]],
+    budget: Budget,
+    overrides: Mapping[str, int | Bits] | None = None,
+    exclude: Sequence[str] = (),
+) -> None:
+    """Raise a ValueError if no plan of these candidates ({unit: bits}) can keep every limit of the budget.
+
+    It needs no scores, so that a typo in a pattern or an impossible budget shows before anything is measured.
+    """
+    unscored = {unit: dict.fromkeys(row, 0.0) for unit, row in candidates.items()}
+    _possible_limits(_restrict(unscored, overrides or {}, exclude), costs, budget)
 
 
 def sweep(
@@ -110,8 +132,8 @@ def _restrict(
             most = max(options[unit])
             options[unit] = {most: options[unit][most]}
     for pattern, wanted in overrides.items():
-        bits = (wanted, wanted) if isinstance(wanted, int) else (wanted[0], wanted[1])
         for unit in _matching(pattern, options, "overrides"):
+            bits = checked_pair(wanted, unit)
             # Fixed bits need no score: there is nothing to choose.
             options[unit] = {bits: scores[unit].get(bits, 0.0)}
     return options
@@ -124,6 +146,35 @@ def _matching(pattern: str, units: Mapping[str, Any], option: str) -> list[str]:
         hint = f"Near: {', '.join(near)}." if near else f"Units look like {next(iter(units))}."
         raise ValueError(f"The pattern '{pattern}' in {option} matches no unit. {hint}")
     return found
+
+
+def _possible_limits(options: Mapping[str, Mapping[Bits, float]], costs: UnitCosts, budget: Budget) -> list[Limit]:
+    """Return the limits; one that even the fewest bits of every unit break raises a ValueError."""
+    limits = _limits(options, costs, budget)
+    for limit in limits:
+        least = sum(min(row.values()) for row in limit.costs.values())
+        if least > limit.allowed:
+            raise ValueError(
+                f"No plan fits: the smallest possible {_describe_least(limit, least, costs, budget)}. Allow more, or "
+                "let units have fewer bits (candidate_bits, overrides, exclude)."
+            )
+    return limits
+
+
+def _describe_least(limit: Limit, least: int, costs: UnitCosts, budget: Budget) -> str:
+    """Return the least that a plan can spend and the budget, in the units that a user states a budget in.
+
+    What is least is rounded up, so that the number that is shown is enough.
+    """
+    if limit.name == "weight bits":
+        average = math.ceil(100 * least / costs.total_weights - 1e-9) / 100
+        return f"average is {average:g} bits per weight, and the budget is {budget.average_bits:g}"
+    if limit.name == "bytes":
+        megabytes = math.ceil((least + costs.fixed_bytes) / 1e3) / 1e3
+        return f"size is {megabytes:.3f} MB, and the budget is {(budget.bytes or 0) / 1e6:g} MB"
+    if limit.name == "bit operations":
+        return f"number of bit operations is {least + costs.fixed_bops:,}, and the budget is {budget.bops:,}"
+    return f"latency is {math.ceil(least / 1e3) / 1e3:.3f} ms, and the budget is {1e3 * (budget.latency or 0):g} ms"
 
 
 def _limits(options: Mapping[str, Mapping[Bits, float]], costs: UnitCosts, budget: Budget) -> list[Limit]:
@@ -139,11 +190,21 @@ def _limits(options: Mapping[str, Mapping[Bits, float]], costs: UnitCosts, budge
     if budget.bops is not None:
         limits.append(Limit("bit operations", table(costs.unit_bops), budget.bops - costs.fixed_bops))
     if budget.latency is not None:
-        nanoseconds = table(lambda unit, bits: round(budget.latency_table[unit][bits] * 1e9))
+        nanoseconds = table(lambda unit, bits: round(_seconds(budget, unit, bits) * 1e9))
         limits.append(Limit("latency in ns", nanoseconds, math.floor(budget.latency * 1e9)))
     if not limits:
         raise ValueError("Expected a budget: average bits, bytes, bit operations or latency, found none.")
     return limits
+
+
+def _seconds(budget: Budget, unit: str, bits: Bits) -> float:
+    seconds = budget.latency_table.get(unit, {}).get(bits)
+    if seconds is None:
+        raise ValueError(
+            f"The latency table says nothing about '{unit}' at {bits_to_text(short_bits(bits))} bits: measure it, or "
+            "leave these bits out of the candidates."
+        )
+    return seconds
 
 
 def _stated(budget: Budget) -> dict[str, float]:
@@ -165,15 +226,6 @@ def _require_finite(options: Mapping[str, Mapping[Bits, float]]) -> None:
                     f"The score of '{unit}' at {short_bits(bits)} bits is {score}: measure relevance and sensitivity "
                     "again, and check the model's logits on these images."
                 )
-
-
-def _require_possible(limit: Limit) -> None:
-    least = sum(min(row.values()) for row in limit.costs.values())
-    if least > limit.allowed:
-        raise ValueError(
-            f"No plan fits: the units need at least {least:,} {limit.name} at the candidate bits, the budget leaves "
-            f"{limit.allowed:,}. Allow more, or add smaller candidates."
-        )
 
 
 def _objective(

@@ -2,6 +2,9 @@
 import itertools
 import math
 import random
+import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_mixq.artifacts import LayerRelevance, SensitivityTable, UnitCosts
-from optimum_mixq.stages.allocation import Budget, allocate, combine_scores, sweep
+from optimum_mixq.stages.allocation import Budget, allocate, combine_scores, require_feasible, sweep
 
 
 WIDTHS = ((2, 2), (3, 3), (4, 4), (6, 6))
@@ -161,12 +164,96 @@ def test_a_pattern_that_matches_nothing_shows_near_names():
 
 def test_an_impossible_budget_says_what_is_possible():
     costs, scores = simple()
-    with pytest.raises(
-        ValueError, match=r"at least 42,000 weight bits at the candidate bits, the budget leaves 21,000"
-    ):
+    with pytest.raises(ValueError, match=r"the smallest possible average is 2 bits per weight, and the budget is 1\."):
         allocate(scores, costs, Budget(1.0))
     with pytest.raises(ValueError, match="Expected a budget: average bits, bytes, bit operations or latency"):
         allocate(scores, costs, Budget())
+
+
+SLOW = {f"blocks.{index}.fc1": {bits: bits[0] / 1e3 for bits in WIDTHS} for index in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (Budget(1.999), "smallest possible average is 2 bits per weight, and the budget is 1.999"),
+        (Budget(bytes=5349), "smallest possible size is 0.006 MB, and the budget is 0.005349 MB"),
+        (Budget(bops=840_999), "smallest possible number of bit operations is 841,000, and the budget is 840,999"),
+        (
+            Budget(latency=0.0119, latency_table="table"),
+            "smallest possible latency is 12.000 ms, and the budget is 11",
+        ),
+    ],
+)
+def test_what_is_impossible_is_known_without_scores(budget, message):
+    costs, scores = simple()
+    if budget.latency:
+        budget = Budget(
+            latency=budget.latency, latency_table={unit: {bits: bits[0] / 1e3 for bits in WIDTHS} for unit in scores}
+        )
+    with pytest.raises(ValueError, match=message):
+        require_feasible(costs, scores, budget)
+
+
+@settings(max_examples=30, deadline=None)
+@given(weights=st.lists(st.integers(1, 10**5), min_size=1, max_size=3), share=st.floats(0.5, 1.5))
+def test_a_budget_is_refused_exactly_where_no_plan_keeps_it(weights, share):
+    costs = costs_of(weights)
+    scores = scores_of(costs, [[1.0, 0.5, 0.2, 0.1]] * len(weights))
+    least = costs.bytes(dict.fromkeys(scores, (2, 2)))
+    budget = Budget(average_bits=8.0, bytes=int(least * share))
+    if least <= budget.bytes:
+        require_feasible(costs, scores, budget)
+        allocate(scores, costs, budget)
+    else:
+        for check in (lambda: require_feasible(costs, scores, budget), lambda: allocate(scores, costs, budget)):
+            with pytest.raises(ValueError, match="No plan fits: the smallest possible size is"):
+                check()
+
+
+def test_the_size_that_is_named_as_the_smallest_is_enough():
+    costs, scores = simple()
+    with pytest.raises(ValueError) as raised:
+        require_feasible(costs, scores, Budget(bytes=1))
+    smallest = float(re.search(r"size is (\S+) MB", str(raised.value))[1])
+    require_feasible(costs, scores, Budget(bytes=round(smallest * 1e6)))
+
+
+def test_fixed_bits_and_excluded_units_count_in_what_is_possible():
+    costs, scores = simple(2)
+    require_feasible(costs, scores, Budget(4.0), {"blocks.0.*": 8})
+    with pytest.raises(ValueError, match="smallest possible average is 6 bits per weight, and the budget is 4"):
+        require_feasible(costs, scores, Budget(4.0), {"blocks.1.*": 8})
+    with pytest.raises(ValueError, match="smallest possible average is 6 bits per weight, and the budget is 4"):
+        require_feasible(costs, scores, Budget(4.0), exclude=["*"])
+
+
+def test_typos_in_patterns_and_wrong_widths_are_known_without_scores():
+    costs, scores = simple()
+    with pytest.raises(ValueError, match="'blocks.1.fc9' in overrides matches no unit"):
+        require_feasible(costs, scores, Budget(4.0), {"blocks.1.fc9": 4})
+    with pytest.raises(ValueError, match="'block.*' in exclude matches no unit"):
+        require_feasible(costs, scores, Budget(4.0), exclude=["block.*"])
+    with pytest.raises(ValueError, match="Expected 2 to 8 bits for 'blocks.1.fc1'.*found 9"):
+        require_feasible(costs, scores, Budget(4.0), {"blocks.1.*": 9})
+
+
+def test_a_latency_table_that_lacks_an_option_says_which():
+    costs, scores = simple()
+    table = {unit: dict.fromkeys(WIDTHS, 0.001) for unit in scores}
+    del table["blocks.2.fc1"][(3, 3)]
+    with pytest.raises(ValueError, match="The latency table says nothing about 'blocks.2.fc1' at 3 bits"):
+        require_feasible(costs, scores, Budget(latency=1.0, latency_table=table))
+
+
+def test_the_solver_prints_nothing():
+    script = (
+        "from optimum_mixq.artifacts import UnitCosts; from optimum_mixq.stages.allocation import Budget, allocate; "
+        "costs = UnitCosts({'a': 10}, {'a': (5,)}, 0, 0, 'column'); "
+        "allocate({'a': {(2, 2): 1.0, (3, 3): 0.5}}, costs, Budget(3.0))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_scores_that_are_not_finite_raise_with_the_unit():
