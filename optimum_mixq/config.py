@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from optimum_mixq.checks import is_number, is_positive, is_whole, require, require_one_of
+
 
 QUANT_METHOD = "mixq"
 FORMAT_VERSION = 1
@@ -14,6 +16,7 @@ FORMAT_VERSION = 1
 ATTENTION, ATTENTION_CHILD = "mixq", "mixq_attention"
 # Patch embedding and classification heads stay outside the search.
 STEM_AND_HEAD_BITS = 8
+LARGEST_SEED = 2**63 - 1  # of torch's generators
 
 
 @dataclass(kw_only=True)
@@ -102,49 +105,68 @@ class MixQConfig(QuantizationConfigMixin):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))  # JSON has no tuples
         self._check_budget()
-        _require(self.arithmetic in ("column", "folded"), "arithmetic", "'column' or 'folded'", self.arithmetic)
-        for name in ("calibration_samples", "sensitivity_samples", "batch_size"):
+        self._check_patterns()
+        self._check_measuring()
+        self._check_calibration()
+        for name, known in _CHOICES.items():
+            require_one_of(name, known, getattr(self, name))
+        for name in _SWITCHES:
+            require(isinstance(getattr(self, name), bool), name, "True or False", getattr(self, name))
+        for name in ("plan", "record"):
             value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 1, name, "a positive whole number", value)
-        _require(isinstance(self.ridge, (int, float)) and self.ridge > 0, "ridge", "a positive number", self.ridge)
-        _require(
-            self.clip is None or self.clip == "search" or (isinstance(self.clip, (int, float)) and self.clip > 0),
-            "clip", "a positive number of standard deviations, 'search' or None", self.clip,
-        )  # fmt: skip
-        _require(self.quant_method == QUANT_METHOD, "quant_method", f"'{QUANT_METHOD}'", self.quant_method)
+            require(value is None or isinstance(value, dict), name, "a dict or None", value)
+        require(self.quant_method == QUANT_METHOD, "quant_method", f"'{QUANT_METHOD}'", self.quant_method)
+        require(self.format_version == FORMAT_VERSION, "format_version", str(FORMAT_VERSION), self.format_version)
 
     def _check_budget(self) -> None:
-        widths = self.bits if isinstance(self.bits, tuple) else (self.bits,)
-        whole = all(isinstance(bits, int) and 2 <= bits <= 8 for bits in widths) and len(widths) <= 2
+        pair = isinstance(self.bits, tuple) and len(self.bits) == 2 and all(map(_is_width, self.bits))
         between = isinstance(self.bits, float) and 2 <= self.bits <= 8
-        _require(
-            whole or between or (self.bits is None and (self.size_mb is not None or self.bops is not None)),
+        require(
+            _is_width(self.bits) or pair or between or self.bits is None,
             "bits", "a width of 2 to 8, or (weight bits, activation bits), or None beside size_mb or bops", self.bits,
         )  # fmt: skip
         for name in ("size_mb", "bops"):
             value = getattr(self, name)
-            _require(
-                value is None or (isinstance(value, (int, float)) and value > 0), name, "a positive number", value
-            )
-        _require(
-            isinstance(self.baseline, int) and 2 <= self.baseline <= 8, "baseline", "a width of 2 to 8", self.baseline
-        )
+            require(value is None or is_positive(value), name, "a positive number", value)
+        if self.bits is None and self.size_mb is None and self.bops is None:
+            raise ValueError("Expected a budget: bits, size_mb or bops, found None for all of them.")
+
+    def _check_patterns(self) -> None:
         candidates = self.candidate_bits
-        _require(
+        require(
             candidates is None
-            or (len(candidates) > 0 and all(isinstance(bits, int) and 2 <= bits <= 8 for bits in candidates)),
+            or (isinstance(candidates, tuple) and len(candidates) > 0 and all(map(_is_width, candidates))),
             "candidate_bits", "widths of 2 to 8, such as (3, 4, 5, 6)", candidates,
         )  # fmt: skip
-        for name, known in (
-            ("score", ("absolute", "signed", "mean", "gradient")),
-            ("metric", ("shift", "kl", "cross_entropy", "accuracy")),
-            ("solver", ("highs", "cbc")),
-        ):
-            _require(getattr(self, name) in known, name, f"one of {', '.join(known)}", getattr(self, name))
-        _require(isinstance(self.alpha, (int, float)) and self.alpha >= 0, "alpha", "zero or more", self.alpha)
-        _require(
-            isinstance(self.temperature, (int, float)) and self.temperature > 0,
-            "temperature", "a positive number", self.temperature,
+        require(
+            isinstance(self.overrides, dict) and all(isinstance(pattern, str) for pattern in self.overrides),
+            "overrides", "a dict of bits by pattern, such as {'*.fc2': 8}", self.overrides,
+        )  # fmt: skip
+        self.overrides = {
+            pattern: tuple(bits) if isinstance(bits, list) else bits for pattern, bits in self.overrides.items()
+        }
+        for pattern, bits in self.overrides.items():
+            both = isinstance(bits, tuple) and len(bits) == 2 and all(map(_is_width, bits))
+            expected = "a width of 2 to 8, or (weight bits, activation bits)"
+            require(_is_width(bits) or both, f"overrides['{pattern}']", expected, bits)
+        require(
+            isinstance(self.exclude, tuple) and all(isinstance(pattern, str) for pattern in self.exclude),
+            "exclude", "a tuple of patterns, such as ('*.fc2',)", self.exclude,
+        )  # fmt: skip
+
+    def _check_measuring(self) -> None:
+        require(_is_width(self.baseline), "baseline", "a width of 2 to 8", self.baseline)
+        require(is_number(self.alpha, 0), "alpha", "zero or more", self.alpha)
+        require(is_positive(self.temperature), "temperature", "a positive number", self.temperature)
+        require(is_whole(self.seed, 0, LARGEST_SEED), "seed", "a whole number from zero", self.seed)
+        for name in ("calibration_samples", "sensitivity_samples", "batch_size"):
+            require(is_whole(getattr(self, name), 1), name, "a positive whole number", getattr(self, name))
+
+    def _check_calibration(self) -> None:
+        require(is_positive(self.ridge), "ridge", "a positive number", self.ridge)
+        require(
+            self.clip is None or self.clip == "search" or is_positive(self.clip),
+            "clip", "a positive number of standard deviations, 'search' or None", self.clip,
         )  # fmt: skip
 
     @classmethod
@@ -164,9 +186,21 @@ class MixQConfig(QuantizationConfigMixin):
                 raise ValueError(f"MixQConfig has no option '{key}': {hint}")
         config = cls(**config_dict)
         unused = config.update(**kwargs)
+        config.__post_init__()
         return (config, unused) if return_unused_kwargs else config
 
 
-def _require(holds: bool, name: str, expected: str, found: Any) -> None:
-    if not holds:
-        raise ValueError(f"Expected {name} to be {expected}, found {found!r}.")
+_CHOICES = {
+    "arithmetic": ("column", "folded"),
+    "score": ("absolute", "signed", "mean", "gradient"),
+    "metric": ("shift", "kl", "cross_entropy", "accuracy"),
+    "solver": ("highs", "cbc"),
+}
+_SWITCHES = (
+    "tie_bits", "compare", "input_search", "level", "weight_search", "correction", "compensation", "balance",
+    "trainable",
+)  # fmt: skip
+
+
+def _is_width(bits: Any) -> bool:
+    return is_whole(bits, 2, 8)

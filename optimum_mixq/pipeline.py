@@ -25,7 +25,7 @@ from optimum_mixq.stages.costs import measure_costs
 from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.relevance import measure_relevance
 from optimum_mixq.stages.sensitivity import mark_sensitivity, measure_sensitivity
-from optimum_mixq.stages.training import EpochResult, train
+from optimum_mixq.stages.training import EpochResult, suit_rates, train
 from optimum_mixq.training_config import MixQTrainingConfig
 
 
@@ -63,6 +63,7 @@ def train_model(
 ) -> tuple[PreTrainedModel, list[EpochResult]]:
     """Return a packed copy of `model` with the bits of `plan`, trained on `images`, and how training went."""
     trainable = make_trainable(calibrate(model, plan, calibration, config))  # 4: where training starts
+    training = suit_rates(trainable, training)
     history = train(trainable, model, images, training, evaluation, work, trackers)  # 6: weights and grids learn
     record = write_record(model, calibration, dataset)
     record["training"] = {**asdict(training), "history": [asdict(epoch) for epoch in history]}

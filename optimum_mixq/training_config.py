@@ -1,8 +1,11 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """How a quantized model is trained: one flat, checked recipe."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from optimum_mixq.checks import is_number, is_positive, is_whole, require, require_one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +16,9 @@ class MixQTrainingConfig:
         epochs: passes over the training images.
         max_steps: optimizer steps after which training ends, also in the middle of an epoch.
         batch_size: images per optimizer step, over all processes and accumulated parts together.
-        learning_rate: of weights, and of everything that is no grid.
-        step_learning_rate: of the grids' steps and offsets.
+        learning_rate: of weights, and of everything that is no grid. None takes 1e-3 where weights have fewer than 2.5
+            bits on average, and 3e-4 from there on (`for_bits`).
+        step_learning_rate: of the grids' steps and offsets. None takes 3e-5 and 2e-4 likewise.
         weight_decay: of weights alone.
         warmup: share of all optimizer steps in which the learning rate rises; then it falls as a cosine to zero.
         distillation: share of the loss that is KL(float model || quantized); the rest is cross-entropy of the labels.
@@ -41,8 +45,8 @@ class MixQTrainingConfig:
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 64
-    learning_rate: float = 1e-3
-    step_learning_rate: float = 3e-5
+    learning_rate: float | None = None
+    step_learning_rate: float | None = None
     weight_decay: float = 0.01
     warmup: float = 0.05
     distillation: float = 1.0
@@ -63,26 +67,42 @@ class MixQTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "gradient_accumulation_steps"):
-            self._require(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "a positive number")
-        for name in ("max_steps", "save_steps"):
-            value = getattr(self, name)
-            self._require(name, value is None or value >= 1, "a positive number or None")
-        for name in ("learning_rate", "step_learning_rate", "temperature", "gradient_clip"):
-            self._require(name, getattr(self, name) > 0, "a positive number")
-        for name in ("weight_decay", "features", "mixup", "cutmix", "dampening", "shift"):
-            self._require(name, getattr(self, name) >= 0, "zero or more")
-        for name in ("distillation", "warmup"):
-            self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
-        for name in ("ema", "label_smoothing"):
-            self._require(name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
-        self._require("mixed_precision", self.mixed_precision in ("no", "bf16", "fp16"), "'no', 'bf16' or 'fp16'")
-        self._require(
-            "gradient_accumulation_steps",
-            self.batch_size % self.gradient_accumulation_steps == 0,
-            f"a divisor of batch_size ({self.batch_size})",
+        def check(names: tuple[str, ...], holds: Callable[[Any], bool], expected: str) -> None:
+            for name in names:
+                require(holds(getattr(self, name)), name, expected, getattr(self, name))
+
+        check(("epochs", "batch_size", "gradient_accumulation_steps"), lambda value: is_whole(value, 1), _COUNT)
+        check(("max_steps", "save_steps"), lambda value: value is None or is_whole(value, 1), f"{_COUNT} or None")
+        check(("learning_rate", "step_learning_rate"), lambda value: value is None or is_positive(value), _RATE)
+        check(("temperature", "gradient_clip"), is_positive, "a positive number")
+        check(
+            ("weight_decay", "features", "mixup", "cutmix", "dampening"), lambda value: is_number(value, 0),
+            "zero or more",
+        )  # fmt: skip
+        check(("distillation", "warmup", "shift"), lambda value: is_number(value, 0, 1), "a number from 0 to 1")
+        check(
+            ("ema", "label_smoothing"), lambda value: is_number(value, 0) and value < 1,
+            "a number from 0 to below 1",
+        )  # fmt: skip
+        check(("flip", "gradient_checkpointing"), lambda value: isinstance(value, bool), "True or False")
+        check(("seed",), lambda value: is_whole(value, 0), "a whole number from zero")
+        require_one_of("mixed_precision", ("no", "bf16", "fp16"), self.mixed_precision)
+        parts = self.gradient_accumulation_steps
+        divisor = f"a divisor of batch_size ({self.batch_size})"
+        require(self.batch_size % parts == 0, "gradient_accumulation_steps", divisor, parts)
+
+    def for_bits(self, average_bits: float) -> "MixQTrainingConfig":
+        """Return the recipe with the learning rates that were left open, as weights of so many bits want them.
+
+        >>> MixQTrainingConfig().for_bits(3.0).learning_rate, MixQTrainingConfig().for_bits(2.3).learning_rate
+        (0.0003, 0.001)
+        """
+        rate, step_rate = (1e-3, 3e-5) if average_bits < 2.5 else (3e-4, 2e-4)
+        return replace(
+            self,
+            learning_rate=rate if self.learning_rate is None else self.learning_rate,
+            step_learning_rate=step_rate if self.step_learning_rate is None else self.step_learning_rate,
         )
 
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"Expected {name} to be {expected}, found {getattr(self, name)!r}.")
+
+_COUNT, _RATE = "a positive whole number", "a positive number, or None for what suits the bits"

@@ -12,6 +12,7 @@ import optimum_mixq
 PACKAGE = Path(optimum_mixq.__file__).parent
 # docs/pipeline.md, "The rooms". Higher ranks import lower ones.
 RANKS = {
+    "checks": 0,
     "config": 0,
     "artifacts": 0,
     "architectures": 0,
@@ -59,6 +60,8 @@ RANKS = {
     "cli": 5,
 }
 WITHIN_RANK = {
+    ("config", "checks"),
+    ("training_config", "checks"),
     ("sources", "architectures"),
     ("sources", "data"),
     ("artifacts", "architectures"),

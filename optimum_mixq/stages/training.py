@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ class EpochResult:
     accuracy: float | None
     kl: float | None  # to the float model, on the evaluation images
     seconds: float
+    kept: bool = False  # whether training ended with the weights of this epoch; with none of them, with the start's
 
 
 def train(
@@ -76,6 +77,7 @@ class _Training:
         work: str | Path | None,
         trackers: Sequence[Any],
     ) -> None:
+        config = suit_rates(model, config)
         self.plain, self.config, self.evaluation = model, config, evaluation
         self.work = None if work is None else Path(work)
         self.accelerator = _accelerator(config, trackers, self.work)
@@ -99,6 +101,7 @@ class _Training:
             self.accelerator.register_for_checkpointing(self.average)
         self.history: list[EpochResult] = []
         self.best: tuple[float, dict[str, Tensor]] | None = None
+        self.kept: int | None = None  # the epoch that `best` is of; None is the start
         self.step = 0
 
     def run(self) -> list[EpochResult]:
@@ -106,7 +109,7 @@ class _Training:
         bar = progress_bar(int(self.total_steps), "Training", "step", shown=self.accelerator.is_main_process)
         bar.update(self.step)
         if self.step == 0:
-            self._keep_best(*self._evaluate())  # training may not make it better
+            self._keep_best(None, *self._evaluate())  # training may not make it better
         while self.step < self.total_steps:
             self._run_epoch(self.step // self.steps_per_epoch, bar)
         bar.close()
@@ -117,7 +120,7 @@ class _Training:
         elif self.average is not None:
             plain.load_state_dict(self.average.module.state_dict())
         plain.eval()
-        return self.history
+        return [replace(result, kept=result.epoch == self.kept) for result in self.history]
 
     def _run_epoch(self, epoch: int, bar: Any) -> None:
         started, losses = time.perf_counter(), []
@@ -146,8 +149,9 @@ class _Training:
         accuracy, kl = self._evaluate()
         result = EpochResult(epoch, loss_mean, accuracy, kl, time.perf_counter() - started)
         self.history.append(result)
-        self.accelerator.log({k: v for k, v in asdict(result).items() if v is not None}, step=self.step)
-        self._keep_best(accuracy, kl)
+        told = {name: value for name, value in asdict(result).items() if value is not None and name != "kept"}
+        self.accelerator.log(told, step=self.step)
+        self._keep_best(epoch, accuracy, kl)
         self._save_state()
 
     def _finish_step(self, bar: Any, loss: Tensor) -> None:
@@ -220,12 +224,14 @@ class _Training:
         images, labelled, correct, kl = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
         return (correct / labelled if labelled == images else None), kl / images
 
-    def _keep_best(self, accuracy: float | None, kl: float | None) -> None:
+    def _keep_best(self, epoch: int | None, accuracy: float | None, kl: float | None) -> None:
         if kl is None:
+            self.kept = epoch  # without evaluation images it is the last
             return
         merit = accuracy if accuracy is not None else -kl
         if self.best is None or merit > self.best[0]:
             model = self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
+            self.kept = epoch
             self.best = merit, {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
     def _save_state(self) -> None:
@@ -242,7 +248,8 @@ class _Training:
             if self.best is not None:
                 torch.save(self.best, unfinished / "best.pt")
             record = {
-                "config": asdict(self.config), "step": self.step, "history": [asdict(r) for r in self.history],
+                "config": asdict(self.config), "step": self.step, "kept": self.kept,
+                "history": [asdict(r) for r in self.history],
             }  # fmt: skip
             write_json(unfinished / "training.json", record)
             shutil.rmtree(state, ignore_errors=True)
@@ -262,12 +269,21 @@ class _Training:
             )
         self.accelerator.load_state(str(state))
         self.step, self.history = record["step"], [EpochResult(**result) for result in record["history"]]
+        self.kept = record.get("kept")
         if (state / "best.pt").exists():
             self.best = torch.load(state / "best.pt", map_location="cpu", weights_only=True)
 
 
-def parameter_groups(model: nn.Module, config: MixQTrainingConfig) -> list[dict[str, Any]]:
+def suit_rates(model: PreTrainedModel, config: MixQTrainingConfig) -> MixQTrainingConfig:
+    """Return the recipe with learning rates that suit the bits of a trainable model, where it leaves them open."""
+    layers = [model.get_submodule(name) for name in describe(model).unit_of_module]
+    bits = sum(layer.weight_bits * layer.weight.numel() for layer in layers)
+    return config.for_bits(bits / sum(layer.weight.numel() for layer in layers))
+
+
+def parameter_groups(model: PreTrainedModel, config: MixQTrainingConfig) -> list[dict[str, Any]]:
     """Return weights with decay, grids with their own learning rate, and the rest."""
+    config = suit_rates(model, config)
     weights, grids, rest = [], [], []
     for name, parameter in model.named_parameters():
         if name.endswith(GRID_SUFFIXES):

@@ -180,7 +180,7 @@ SLOW = {f"blocks.{index}.fc1": {bits: bits[0] / 1e3 for bits in WIDTHS} for inde
         (Budget(bytes=5349), "smallest possible size is 0.006 MB, and the budget is 0.005349 MB"),
         (Budget(bops=840_999), "smallest possible number of bit operations is 841,000, and the budget is 840,999"),
         (
-            Budget(latency=0.0119, latency_table="table"),
+            Budget(latency=0.0119, latency_table=SLOW),
             "smallest possible latency is 12.000 ms, and the budget is 11",
         ),
     ],

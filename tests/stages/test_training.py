@@ -274,5 +274,28 @@ def test_training_that_makes_it_worse_keeps_the_start():
     learner = trainable(model, 4)
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
     images = open_images(random_pixels(model, 12), model, None)
-    train(learner, model, images, dataclasses.replace(QUICK, learning_rate=0.5), evaluation)
+    history = train(learner, model, images, dataclasses.replace(QUICK, learning_rate=0.5), evaluation)
+    assert not any(epoch.kept for epoch in history)
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state_dict().items())
+
+
+def test_without_evaluation_the_last_epoch_is_kept_and_marked(tmp_path):
+    _, history = run(work=tmp_path)
+    assert [epoch.kept for epoch in history] == [False, True]
+    _, resumed = run(work=tmp_path)
+    assert [epoch.kept for epoch in resumed] == [False, True]
+
+
+@pytest.mark.parametrize(("bits", "rate", "step_rate"), [(2, 1e-3, 3e-5), (3, 3e-4, 2e-4)])
+def test_rates_that_are_left_open_suit_the_models_bits(bits, rate, step_rate):
+    weights, grids, rest = parameter_groups(trainable(make_model("vit"), bits), MixQTrainingConfig())
+    assert (weights["lr"], grids["lr"], rest["lr"]) == (rate, step_rate, rate)
+
+
+def test_the_saved_model_tells_the_rates_that_it_was_trained_with():
+    model = make_model("vit")
+    quantizer = MixQQuantizer.from_pretrained(model)
+    training = MixQTrainingConfig(epochs=1, batch_size=4, max_steps=1)
+    config = MixQConfig(bits=2, calibration_samples=4, batch_size=4)
+    packed = quantizer.train(random_pixels(model, 8), training, config, plan="uniform")
+    assert packed.config.quantization_config.record["training"]["learning_rate"] == 1e-3
