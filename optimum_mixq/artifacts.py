@@ -160,7 +160,7 @@ class UnitCosts:
 
     macs: dict[str, int]  # multiply-accumulates per image, by unit
     weights: dict[str, tuple[int, ...]]  # numbers of weights of each of the unit's layers; empty for the matmuls
-    fixed_bytes: int  # of the saved tensors: scales, zero points, float parts, stem and heads
+    fixed_bytes: int  # of the saved file: its header, scales, zero points, float parts, stem and heads
     fixed_bops: int  # stem and heads
     arithmetic: str
 

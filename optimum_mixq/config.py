@@ -27,7 +27,7 @@ class MixQConfig(QuantizationConfigMixin):
         bits: 2..8, the average over all weights, with no more bit operations than uniform bits would take. (weight
             bits, activation bits) sets them apart, a fraction lies between two widths, None leaves it to the other
             budgets.
-        size_mb: megabytes (10^6 bytes) of the saved tensors, at most.
+        size_mb: megabytes (10^6 bytes) of the saved `model.safetensors`, at most.
         bops: bit operations per image, at most.
         candidate_bits: what units may choose from; by default one less than `bits` to two more.
         tie_bits: one number for a unit's weights and activations, which takes fewer measurements; False chooses them

@@ -64,7 +64,7 @@ def draw_frontier(points: Sequence[tuple[float, float, str]], marked: Sequence[t
             f'<path d="M{left} 16 V{bottom} H{WIDTH - 16}" fill="none" stroke="#94a3b8"/>',
             f'<text x="{left}" y="{bottom + 18}" class="axis">{min(sizes):.2f}</text>',
             f'<text x="{WIDTH - 16}" y="{bottom + 18}" class="axis" text-anchor="end">{max(sizes):.2f} MB</text>',
-            f'<text x="{WIDTH / 2:.0f}" y="{bottom + 40}" class="axis" text-anchor="middle">size of tensors</text>',
+            f'<text x="{WIDTH / 2:.0f}" y="{bottom + 40}" class="axis" text-anchor="middle">size of the file</text>',
             f'<text x="{left - 6}" y="{bottom}" class="axis" text-anchor="end">{min(scores):.3g}</text>',
             f'<text x="{left - 6}" y="36" class="axis" text-anchor="end">{max(scores):.3g}</text>',
             f'<text x="14" y="{middle:.0f}" class="axis" transform="rotate(-90 14 {middle:.0f})">'

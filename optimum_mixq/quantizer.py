@@ -20,6 +20,7 @@ from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.card import Evaluated, Timing, model_card
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, draw_rows, exclude_fingerprints
+from optimum_mixq.file_size import saved_bytes
 from optimum_mixq.pipeline import (
     choose_plan,
     plan_within_budget,
@@ -304,7 +305,7 @@ class MixQQuantizer(OptimumQuantizer):
             self._require_plan(),
             quantized.config.model_type,
             megabytes_of(folder),
-            self.model.num_parameters() * 4 / 1e6,
+            saved_bytes(self.model) / 1e6,
             repo_id,
             self.evaluated,
             self.timing,

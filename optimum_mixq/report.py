@@ -34,7 +34,7 @@ class Contender:
     """One line of the table: what was measured of one model."""
 
     name: str
-    megabytes: float  # 10^6 bytes of its tensors
+    megabytes: float  # 10^6 bytes of its file
     milliseconds: float  # per image
     evaluation: Evaluation
 

@@ -20,6 +20,7 @@ from optimum_mixq.card import Evaluated, Timing
 from optimum_mixq.choices import target_bits
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch
+from optimum_mixq.file_size import saved_bytes
 from optimum_mixq.pipeline import quantize_model, sweep_plans
 from optimum_mixq.report import Contender, HeatMap, Report, float_parts, name_machine
 from optimum_mixq.stages.allocation import combine_scores
@@ -82,12 +83,8 @@ def _compare(models: dict[str, PreTrainedModel], batches: Sequence[Batch]) -> tu
             scores[name] = score(measure_logits(model, batches)[0], labels, reference)
     times = measure_latency(models, batches[0].pixel_values[:TIMED_IMAGES])
     return tuple(
-        Contender(name, _tensor_megabytes(model), times[name], scores[name]) for name, model in models.items()
+        Contender(name, saved_bytes(model) / 1e6, times[name], scores[name]) for name, model in models.items()
     )
-
-
-def _tensor_megabytes(model: PreTrainedModel) -> float:
-    return sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
 
 
 def _frontier(

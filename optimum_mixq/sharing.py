@@ -41,7 +41,7 @@ def require_empty(folder: Path) -> Path:
 
 
 def megabytes_of(folder: Path) -> float:
-    """Return the size of a saved model's tensors, in 10^6 bytes."""
+    """Return the size of a saved model's files of tensors, in 10^6 bytes."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
 
 

@@ -13,6 +13,7 @@ PACKAGE = Path(optimum_mixq.__file__).parent
 # docs/pipeline.md, "The rooms". Higher ranks import lower ones.
 RANKS = {
     "checks": 0,
+    "file_size": 0,
     "config": 0,
     "artifacts": 0,
     "architectures": 0,

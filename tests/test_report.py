@@ -113,10 +113,12 @@ def test_tied_bits_are_drawn_once_and_have_a_frontier(vit, tmp_path):
     assert page.count("<p>At ") == 1 and "<p>At 3 bits:</p>" in page
 
 
-def test_the_sizes_are_those_of_the_tensors(made):
-    quantizer, _, report = made
-    assert report.contenders[0].megabytes == quantizer.model.num_parameters() * 4 / 1e6
-    assert report.contenders[-1].megabytes == quantizer.plan.provenance["achieved"]["bytes"] / 1e6
+def test_the_report_the_card_and_the_file_tell_the_same_size(made):
+    quantizer, folder, report = made
+    size = (folder / "model.safetensors").stat().st_size / 1e6
+    assert report.contenders[-1].megabytes == size <= quantizer.plan.provenance["achieved"]["bytes"] / 1e6
+    told = f"{size:.2f} MB instead of {report.contenders[0].megabytes:.2f} MB"
+    assert told in (folder / "README.md").read_text()
 
 
 def test_what_stays_float_is_counted_and_nothing_else(made):

@@ -26,7 +26,7 @@ class Budget:
     """Limits that a plan keeps, each if it is given."""
 
     average_bits: float | None = None  # of all weights
-    bytes: int | None = None  # of the saved tensors
+    bytes: int | None = None  # of the saved file
     bops: int | None = None  # bit operations per image
     latency: float | None = None  # sum over units of the latency table
     latency_table: Mapping[str, Mapping[Bits, float]] = field(default_factory=dict)

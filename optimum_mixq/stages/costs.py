@@ -7,11 +7,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures import Architecture, NormReaders, attention_shape, describe, expected_image_size
+from optimum_mixq.architectures import Architecture, attention_shape, describe, expected_image_size
 from optimum_mixq.artifacts import UnitCosts
-from optimum_mixq.config import STEM_AND_HEAD_BITS
+from optimum_mixq.config import ATTENTION_CHILD, STEM_AND_HEAD_BITS
+from optimum_mixq.file_size import file_bytes
 from optimum_mixq.lrp.propagation import watched_units
+from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.layers import Arithmetic
+from optimum_mixq.quant.packed import PackedLinear
+from optimum_mixq.quant.packed_embedding import PackedConv2d
+
+
+META = torch.device("meta")
 
 
 def measure_costs(model: PreTrainedModel, arithmetic: Arithmetic) -> UnitCosts:
@@ -62,32 +69,40 @@ def _blank_image(model: PreTrainedModel) -> Tensor:
 
 
 def _fixed_bytes(model: PreTrainedModel, architecture: Architecture, arithmetic: Arithmetic) -> int:
-    """Return the bytes of every saved tensor whose size does not depend on the plan."""
+    """Return the bytes of the saved file without the units' codes.
+
+    Its header, which names each tensor, is counted as with 8-bit units, where its numbers are the longest: a plan's
+    file is never larger than its costs say.
+    """
+    codes = {f"{name}.weight" for name in architecture.unit_of_module}
+    tensors = _packed_tensors(model, architecture, arithmetic)
+    return file_bytes(model, tensors) - sum(tensors[name].nbytes for name in codes)
+
+
+def _packed_tensors(model: PreTrainedModel, architecture: Architecture, arithmetic: Arithmetic) -> dict[str, Tensor]:
+    """Return the tensors of the packed model, on the meta device and with 8-bit units, by name."""
     layers = [*architecture.unit_of_module, *architecture.heads, architecture.stem]
-    packed = {f"{name}.weight" for name in layers}
-    total = sum(tensor.numel() for name, tensor in model.named_parameters() if name not in packed) * 4
-    total += sum(buffer.numel() * buffer.element_size() for name, buffer in _saved_buffers(model))
+    weights = {f"{name}.weight" for name in layers}
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
+    # Folding a LayerNorm's shift gives its readers a bias, if they had none.
+    given_bias = {
+        reader
+        for norm in architecture.norms
+        for reader in norm.readers
+        if arithmetic == "folded" and norm.shift_foldable
+    }
+    packed: dict[str, nn.Module] = {}
     for name in layers:
-        weight = model.get_submodule(name).weight
-        outputs, inputs = weight.shape[:2]
-        total += 3 * outputs + 4 * inputs  # weight: int16 scale, uint8 zero point; input: int16 both
-        if name not in architecture.unit_of_module:
-            total += weight.numel() * STEM_AND_HEAD_BITS // 8
+        layer = model.get_submodule(name)
+        if name == architecture.stem:
+            packed[name] = PackedConv2d(layer.weight.shape, layer.stride, 8, 8, META)
+        else:
+            has_bias = layer.bias is not None or name in given_bias
+            packed[name] = PackedLinear(layer.in_features, layer.out_features, 8, 8, arithmetic, has_bias, META)
     for block in architecture.blocks:
         if block.attention is not None:
             heads, size = attention_shape(model.get_submodule(block.attention))
-            total += 3 * 2 * 2 * heads * size  # query, key, value: int16 scale and zero point
-    if arithmetic == "folded":
-        total += sum(_given_bias(model, norm) for norm in architecture.norms)
-    return total
-
-
-def _given_bias(model: PreTrainedModel, norm: NormReaders) -> int:
-    """Return the bytes of the biases that folding a LayerNorm's shift gives to readers without one."""
-    readers = [model.get_submodule(name) for name in norm.readers]
-    return sum(4 * reader.out_features for reader in readers if norm.shift_foldable and reader.bias is None)
-
-
-def _saved_buffers(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
-    saved = set(model.state_dict())
-    return [(name, buffer) for name, buffer in model.named_buffers() if name in saved]
+            packed[f"{block.attention}.{ATTENTION_CHILD}"] = AttentionQuantizer(heads, size, 8, 8, META)
+    for name, module in packed.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+    return tensors

@@ -27,7 +27,7 @@ class MixQQuantizeCommand(BaseOptimumCLICommand):
         parser.add_argument(
             "--bits", type=parse_bits, default=4, help="2 to 8, weights/activations such as 4/8, or none"
         )
-        parser.add_argument("--size-mb", type=float, help="megabytes of the saved tensors, at most")
+        parser.add_argument("--size-mb", type=float, help="megabytes of the saved file, at most")
         parser.add_argument(
             "--plan", default="mixed", help="'mixed' (default), 'uniform', or a file with the bits of every unit"
         )
