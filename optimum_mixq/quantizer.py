@@ -82,7 +82,7 @@ class MixQQuantizer(OptimumQuantizer):
 
         Calibration and relevance want float32; they run on the model's device.
         """
-        if isinstance(model_or_path, PreTrainedModel):
+        if isinstance(model_or_path, torch.nn.Module):
             return cls(model_or_path if device is None else model_or_path.to(device), processor)
         where = {
             "revision": revision or "main", "token": token, "cache_dir": cache_dir,
@@ -115,16 +115,25 @@ class MixQQuantizer(OptimumQuantizer):
         quantizer.quantized, quantizer.plan = packed, BitPlan(config.plan or {})
         if (Path(folder) / "mixq_plan.json").exists():
             quantizer.plan = BitPlan.load(Path(folder) / "mixq_plan.json")
-        quantizer.load_measurements(folder)
+        quantizer._take_measurements(folder)
         return quantizer
 
     def load_measurements(self, folder: str | Path) -> None:
         """Take the relevance and sensitivity that lie in a folder, so that they are not measured again."""
+        if not self._take_measurements(folder):
+            raise ValueError(
+                f"Expected a folder with measurements (mixq_relevance.json, mixq_sensitivity.json), found none in "
+                f"{folder}. `optimum-cli mixq sweep` writes them, and quantizing with a mixed plan does."
+            )
+
+    def _take_measurements(self, folder: str | Path) -> bool:
+        """Take what a folder holds, and return whether it holds something."""
         relevance, sensitivity = Path(folder) / "mixq_relevance.json", Path(folder) / "mixq_sensitivity.json"
         if relevance.exists():
             self.relevance = LayerRelevance.load(relevance)
         if sensitivity.exists():
             self.sensitivity = SensitivityTable.load(sensitivity)
+        return relevance.exists() or sensitivity.exists()
 
     def quantize(
         self,
