@@ -240,8 +240,8 @@ def checked_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:
     return pair[0], pair[1]
 
 
-def bits_to_text(bits: int | Bits) -> str:
-    return str(bits) if isinstance(bits, int) else f"{bits[0]}/{bits[1]}"
+def bits_to_text(bits: float | Bits) -> str:
+    return f"{bits[0]}/{bits[1]}" if isinstance(bits, tuple) else str(bits)
 
 
 def bits_from_text(text: str) -> int | Bits:

@@ -272,23 +272,26 @@ class MixQQuantizer(OptimumQuantizer):
         )  # fmt: skip
         report.save(save_dir)
         if (Path(save_dir) / "config.json").exists():
-            self._write_card(Path(save_dir))
+            self._write_card(Path(save_dir), Path(save_dir).name)
         return report
 
-    def save_pretrained(self, save_dir: str | Path, repo_id: str = "PATH") -> None:
-        """Write the packed model, its image processor, what was measured, and its card."""
+    def save_pretrained(self, save_dir: str | Path, name: str | None = None) -> None:
+        """Write the packed model, its image processor, what was measured, and its card.
+
+        `name` is what the card calls the model: a repository on the Hub, or by default the folder.
+        """
         folder = Path(save_dir)
         self._require_quantized().save_pretrained(folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
-        for name, artefact in (
+        for kind, artefact in (
             ("plan", self.plan),
             ("relevance", self.relevance),
             ("sensitivity", self.sensitivity),
         ):
             if artefact is not None:
-                artefact.save(folder / f"mixq_{name}.json")
-        self._write_card(folder, repo_id)
+                artefact.save(folder / f"mixq_{kind}.json")
+        self._write_card(folder, name or folder.name)
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> str:
         """Upload the packed model, its image processor, what was measured, and its card; return the address."""
@@ -299,7 +302,7 @@ class MixQQuantizer(OptimumQuantizer):
     def _save(self, target: Path | None) -> None:
         if target is not None and _is_main_process():
             with appearing_folder(target) as folder:
-                self.save_pretrained(folder)
+                self.save_pretrained(folder, target.name)
             shutil.rmtree(target.with_name(f".{target.name}.work"), ignore_errors=True)
 
     def _config_of_plan(self) -> MixQConfig:
@@ -307,7 +310,7 @@ class MixQQuantizer(OptimumQuantizer):
         config = None if self.quantized is None else self.quantized.config.quantization_config
         return MixQConfig() if config is None else dataclasses.replace(config, plan=None, record=None)
 
-    def _write_card(self, folder: Path, repo_id: str = "PATH") -> None:
+    def _write_card(self, folder: Path, name: str) -> None:
         quantized = self._require_quantized()
         card = model_card(
             quantized.config.quantization_config,
@@ -315,7 +318,8 @@ class MixQQuantizer(OptimumQuantizer):
             quantized.config.model_type,
             megabytes_of(folder),
             saved_bytes(self.model) / 1e6,
-            repo_id,
+            name,
+            Path(self.model.name_or_path).name or "MODEL",
             self.evaluated,
             self.timing,
         )
