@@ -13,15 +13,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a float model on the Hub or a folder")
     parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
-    parser.add_argument("--bits", type=float, default=4)
+    parser.add_argument("--bits", type=float, default=4.0)
     parser.add_argument("--output", default="quantized")
     parser.add_argument("--images", type=int, default=256, help="images that bits are chosen on")
     parser.add_argument("--repo-id", help="where to push it, such as me/vit-mixq4")
     arguments = parser.parse_args()
 
     quantizer = MixQQuantizer.from_pretrained(arguments.model)
-    bits = int(arguments.bits) if arguments.bits.is_integer() else arguments.bits
-    config = MixQConfig(bits=bits, sensitivity_samples=arguments.images)
+    config = MixQConfig(bits=arguments.bits, sensitivity_samples=arguments.images)
     quantizer.quantize(config, arguments.dataset, arguments.output)
     report = quantizer.report(arguments.dataset, arguments.output)
     for contender in report.contenders:

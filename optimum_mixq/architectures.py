@@ -82,18 +82,20 @@ def describe(model: PreTrainedModel) -> Architecture:
 
     Every `nn.Linear` and `nn.Conv2d` of the model stands in exactly one place of the result: stem, heads or one unit.
     """
+    _refuse_wrapped(model)
     model_type = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
     family = _FAMILIES.get(model_type)
     if family is None:
         supported = ", ".join(sorted(_FAMILIES))
         raise ValueError(
-            f"Expected a model of type {supported}, found '{model_type}' ({type(model).__name__}). "
-            "docs/add-an-architecture.md says how to add one."
+            f"Expected a model of type {supported}, found '{model_type}' ({type(model).__name__}). Other families are "
+            "not supported: docs/add-an-architecture.md in the optimum-mixq repository says what adding one takes."
         )
-    if type(model).__name__ not in family.classifiers:
+    if not set(family.classifiers) & _class_names(model):
         raise ValueError(
-            f"Expected an image classifier ({', '.join(family.classifiers)}), found {type(model).__name__}. "
-            "Load it with AutoModelForImageClassification."
+            f"Expected an image classifier ({', '.join(family.classifiers)}, or a subclass), found "
+            f"{type(model).__name__}. Only image classifiers are supported: load the checkpoint with "
+            "AutoModelForImageClassification."
         )
     stem = _find(model, family.stem)
     heads = tuple(name for head in family.heads for name in _linear_layers(model, head))
@@ -101,6 +103,31 @@ def describe(model: PreTrainedModel) -> Architecture:
     architecture = Architecture(model_type, stem, heads, blocks, re.split(r"\.\d+", blocks[0].module)[0])
     _check_complete(model, architecture)
     return architecture
+
+
+def _class_names(model: nn.Module) -> set[str]:
+    """Return the names of a model's class and of all that it inherits from."""
+    return {kind.__name__ for kind in type(model).__mro__}
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Raise a ValueError for a model inside another one, with the way to the plain one."""
+    if "OptimizedModule" in _class_names(model):
+        raise ValueError(
+            "Expected the model itself, found what torch.compile made of it: pass model._orig_mod, and compile the "
+            "packed model instead."
+        )
+    if "PeftModel" in _class_names(model):
+        raise ValueError(
+            f"Expected a plain model, found a {type(model).__name__} with adapters: pass model.merge_and_unload(), "
+            "which adds them to the weights."
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"Expected a plain model, found a {type(model).__name__} with adapters. Save them with "
+            "model.save_pretrained(folder), and pass PeftModel.from_pretrained(the model without adapters, "
+            "folder).merge_and_unload(), which adds them to the weights."
+        )
 
 
 def expected_image_size(model: PreTrainedModel) -> tuple[int, int] | None:

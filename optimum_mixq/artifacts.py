@@ -42,7 +42,7 @@ class BitPlan:
         """Read a plan that `save` wrote, or that a person wrote: {"bits": {unit: bits or [weight, activation]}}."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no JSON ({error}). A plan looks like {{'bits': {{unit: bits}}}}.") from error
         if not isinstance(content, dict) or not isinstance(content.get("bits"), dict):
             raise ValueError(f"{path} has no 'bits'. A plan looks like {{'bits': {{'blocks.0.qkv': 4, ...}}}}.")
@@ -50,7 +50,10 @@ class BitPlan:
             raise ValueError(
                 f"{path} has plan format {content['format']}, this release reads {PLAN_FORMAT}: upgrade optimum-mixq."
             )
-        return cls(content["bits"], content.get("provenance", {}))
+        provenance = content.get("provenance", {})
+        if not isinstance(provenance, dict):
+            raise ValueError(f"{path} has a 'provenance' that is no object, found {provenance!r}: leave it out.")
+        return cls(content["bits"], provenance)
 
     def save(self, path: str | Path) -> None:
         content = {
@@ -92,7 +95,11 @@ class LayerRelevance:
 
     @classmethod
     def load(cls, path: str | Path) -> "LayerRelevance":
-        return cls(**read_json(path))
+        content = read_json(path)
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise _foreign(path, "relevance", error) from error
 
 
 @dataclass(frozen=True)
@@ -142,12 +149,15 @@ class SensitivityTable:
     @classmethod
     def load(cls, path: str | Path) -> "SensitivityTable":
         content = read_json(path)
-        rows = {
-            unit: {bits_from_text(bits): value for bits, value in row.items()}
-            for unit, row in content["table"].items()
-        }
-        baseline = (content["baseline"][0], content["baseline"][1])
-        return cls(**content | {"table": rows, "baseline": baseline})
+        try:
+            rows = {
+                unit: {bits_from_text(bits): value for bits, value in row.items()}
+                for unit, row in content["table"].items()
+            }
+            baseline = (content["baseline"][0], content["baseline"][1])
+            return cls(**content | {"table": rows, "baseline": baseline})
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise _foreign(path, "sensitivity", error) from error
 
 
 @dataclass(frozen=True)
@@ -230,8 +240,8 @@ def checked_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:
     return pair[0], pair[1]
 
 
-def bits_to_text(bits: int | Bits) -> str:
-    return str(bits) if isinstance(bits, int) else f"{bits[0]}/{bits[1]}"
+def bits_to_text(bits: float | Bits) -> str:
+    return f"{bits[0]}/{bits[1]}" if isinstance(bits, tuple) else str(bits)
 
 
 def bits_from_text(text: str) -> int | Bits:
@@ -258,5 +268,9 @@ def write_json(path: str | Path, content: Any) -> None:
 def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON ({error}): delete it and measure again.") from error
+
+
+def _foreign(path: str | Path, what: str, error: Exception) -> ValueError:
+    return ValueError(f"{path} holds no {what} that this release reads ({error!r}): delete it and measure again.")

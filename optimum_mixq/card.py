@@ -18,8 +18,8 @@ from optimum_mixq.stages.evaluation import Evaluation
 
 # Options that `optimum-cli mixq quantize` has a word for.
 _WORDS = {
-    "bits": "--bits", "size_mb": "--size-mb", "arithmetic": "--arithmetic", "seed": "--seed",
-    "calibration_samples": "--calibration-samples", "sensitivity_samples": "--sensitivity-samples",
+    "bits", "size_mb", "bops", "tie_bits", "overrides", "exclude", "arithmetic", "calibration_samples",
+    "sensitivity_samples", "batch_size", "seed",
 }  # fmt: skip
 _FILLED_IN = {"plan", "record", "digests", "trainable", "format_version", "quant_method"}
 
@@ -49,27 +49,36 @@ def model_card(
     model_type: str,
     megabytes: float,
     float_megabytes: float,
-    repo_id: str = "PATH",
+    name: str = "PATH",
+    float_name: str = "MODEL",
     evaluated: Evaluated | None = None,
     timing: Timing | None = None,
 ) -> ModelCard:
-    """Return the card of a packed model; what was not measured is left out."""
+    """Return the card of a packed model; what was not measured is left out.
+
+    `name` is where the model will lie: a repository on the Hub, or a folder. `float_name` is what the float model is
+    called where the record names none, since it came from somebody's folder.
+    """
     record = config.record or {}
     base = record.get("base_model")
     sections = [
-        f"# {repo_id.rpartition('/')[2] if repo_id != 'PATH' else 'Mixed-precision ' + model_type}",
+        f"# {_title(name, model_type)}",
         _opening(config, plan, base, megabytes, float_megabytes),
-        _loading(repo_id),
+        _loading(name),
         *([] if evaluated is None else [_accuracy(evaluated)]),
         _size(megabytes, float_megabytes, timing),
         _plan(plan),
-        _reproduction(config, plan, record),
+        _reproduction(config, plan, record, float_name),
     ]
-    data = _metadata(base, model_type, repo_id, evaluated)
+    data = _metadata(base, model_type, name, evaluated)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
-def _metadata(base: str | None, model_type: str, repo_id: str, evaluated: Evaluated | None) -> ModelCardData:
+def _title(name: str, model_type: str) -> str:
+    return f"Mixed-precision {model_type}" if name == "PATH" else name.rpartition("/")[2]
+
+
+def _metadata(base: str | None, model_type: str, name: str, evaluated: Evaluated | None) -> ModelCardData:
     results = None
     if evaluated is not None and evaluated.quantized.accuracy is not None:
         results = [
@@ -88,7 +97,7 @@ def _metadata(base: str | None, model_type: str, repo_id: str, evaluated: Evalua
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["mixq", "optimum", "quantized", "mixed-precision", model_type],
-        model_name=repo_id.rpartition("/")[2] if repo_id != "PATH" else f"mixq-{model_type}",
+        model_name=_title(name, model_type),
         eval_results=results,
         **extra,
     )
@@ -105,17 +114,17 @@ def _opening(config: MixQConfig, plan: BitPlan, base: str | None, megabytes: flo
     )
 
 
-def _loading(repo_id: str) -> str:
+def _loading(name: str) -> str:
     return f"""## How to load it
 
 ```python
 import optimum_mixq  # pip install optimum-mixq; registers the method with transformers
 from transformers import AutoModelForImageClassification
 
-model = AutoModelForImageClassification.from_pretrained("{repo_id}")
+model = AutoModelForImageClassification.from_pretrained("{name}")
 ```
 
-or `pipeline("image-classification", model="{repo_id}")` after the same import."""
+or `pipeline("image-classification", model="{name}")` after the same import."""
 
 
 def _accuracy(evaluated: Evaluated) -> str:
@@ -163,7 +172,7 @@ def _plan(plan: BitPlan) -> str:
     for title, key in (("Budget", "budget"), ("Achieved", "achieved")):
         found = {name: value for name, value in (plan.provenance.get(key) or {}).items() if value is not None}
         if found:
-            values = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in found.items())
+            values = ", ".join(describe_cost(name, value) for name, value in found.items())
             lines += ["", f"{title}: {values}."]
     rows = [f"| {unit} | {bits_to_text(short_bits(bits))} |" for unit, bits in plan.bits.items()]
     head = ["| unit | bits (weights/activations, where they differ) |", "|---|---|"]
@@ -183,12 +192,11 @@ def _span(numbers: set[int]) -> str:
     return f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(min(numbers))
 
 
-def _reproduction(config: MixQConfig, plan: BitPlan, record: Mapping[str, Any]) -> str:
+def _reproduction(config: MixQConfig, plan: BitPlan, record: Mapping[str, Any], float_name: str) -> str:
     dataset = (record.get("calibration") or {}).get("dataset") or "DATASET"
-    options = changed_options(config)
     uniform = plan.provenance.get("kind") == "uniform"
-    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
-    base = record.get("base_model") or "MODEL"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in changed_options(config).items())
+    base = record.get("base_model") or float_name
     lines = [
         "## How to make it again",
         "",
@@ -198,14 +206,47 @@ def _reproduction(config: MixQConfig, plan: BitPlan, record: Mapping[str, Any]) 
         + (', plan="uniform")' if uniform else ")"),
         "```",
     ]
-    if set(options) <= set(_WORDS):
-        words = ["optimum-cli", "mixq", "quantize", "--model", base, "--dataset", dataset, "--output", "out"]
-        for name, value in options.items():
-            words += [_WORDS[name], f"{value[0]}/{value[1]}" if isinstance(value, tuple) else str(value)]
-        words += ["--plan", "uniform"] if uniform else []
-        lines += ["", "```bash", shlex.join(words), "```"]
+    command = write_command(config, plan, base, dataset)
+    if command is not None:
+        lines += ["", "```bash", command, "```"]
     versions = ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())
     return "\n".join([*lines, "", f"Made with {versions}." if versions else ""]).rstrip()
+
+
+def write_command(config: MixQConfig, plan: BitPlan, base: str, dataset: str) -> str | None:
+    """Return the command that makes a packed model again, or None where the shell has no words for its options."""
+    options = changed_options(config)
+    if not set(options) <= _WORDS:
+        return None
+    words = ["optimum-cli", "mixq", "quantize", "--model", base, "--dataset", dataset, "--output", "out"]
+    for name, value in options.items():
+        word = f"--{name.replace('_', '-')}"
+        if name == "tie_bits":
+            words.append(word)
+        elif name == "overrides":
+            words += [part for rule in value.items() for part in (word, f"{rule[0]}={bits_to_text(rule[1])}")]
+        elif name == "exclude":
+            words += [part for pattern in value for part in (word, pattern)]
+        elif name == "bits":
+            words += [word, "none" if value is None else bits_to_text(value)]
+        else:
+            words += [word, str(value)]
+    return shlex.join([*words, "--plan", "uniform"] if plan.provenance.get("kind") == "uniform" else words)
+
+
+def describe_cost(name: str, value: float) -> str:
+    """Return a budget or what a plan achieved, by its name in a plan's provenance, in the units that people use.
+
+    >>> describe_cost("bytes", 566_962), describe_cost("bops", 1_491_491_328), describe_cost("average_bits", 3.998)
+    ('0.567 MB', '1.491 G bit operations', '3.998 bits per weight on average')
+    """
+    if name == "bytes":
+        return f"{value / 1e6:.3f} MB"
+    if name == "bops":
+        return f"{value / 1e9:.3f} G bit operations"
+    if name == "average_bits":
+        return f"{value:.4g} bits per weight on average"
+    return f"{name.replace('_', ' ')} {value:.4g}"
 
 
 def changed_options(config: MixQConfig) -> dict[str, Any]:
@@ -221,7 +262,3 @@ def changed_options(config: MixQConfig) -> dict[str, Any]:
         if field.name not in _FILLED_IN and (value != default or field.name == "bits"):
             found[field.name] = value
     return found
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,10 +1,13 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """What the commands of `optimum-cli mixq` do. Their words stand in `optimum/commands/register/register_mixq.py`."""
 
+import shlex
 import shutil
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
@@ -15,15 +18,23 @@ from transformers.utils import logging
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import draw_rows
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
+from optimum_mixq.file_size import saved_bytes
 from optimum_mixq.pictures import draw_frontier
-from optimum_mixq.quantizer import MixQQuantizer, work_folder
+from optimum_mixq.quantizer import SWEEP, MixQQuantizer, work_folder
 from optimum_mixq.report import Contender, frontier_points, frontier_table
-from optimum_mixq.selection import ServedImages, UnseenBatches
-from optimum_mixq.sharing import megabytes_of
+from optimum_mixq.selection import FILE_NAME, ServedImages, UnseenBatches
+from optimum_mixq.sharing import make_folder, megabytes_of, require_empty
 from optimum_mixq.sources import open_images
-from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
+from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.tasks import task_of
 from optimum_mixq.training_config import MixQTrainingConfig
+from optimum_mixq.wording import (
+    describe_comparison,
+    describe_evaluation,
+    describe_plan,
+    describe_time,
+    describe_training,
+)
 
 
 def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
@@ -34,64 +45,42 @@ def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespac
         try:
             command(arguments)
         except (ValueError, OSError) as error:
-            sys.exit(f"optimum-cli mixq: {error}")
-        except KeyboardInterrupt:
-            sys.exit(
-                "optimum-cli mixq: stopped; nothing was written to the output folder. The same command goes on from "
-                "what was measured."
-            )
+            sys.exit(f"optimum-cli mixq: {' '.join(str(error).split())}")
 
     return run
 
 
 @_one_line_errors
 def run_quantize(arguments: Namespace) -> None:
-    quantizer = MixQQuantizer.from_pretrained(arguments.model)
-    config = MixQConfig(
-        bits=arguments.bits,
-        size_mb=arguments.size_mb,
-        arithmetic=arguments.arithmetic,
-        calibration_samples=arguments.calibration_samples,
-        sensitivity_samples=arguments.sensitivity_samples,
-        seed=arguments.seed,
-    )
-    if arguments.measured is not None:
-        quantizer.load_measurements(arguments.measured)
-    plan = None if arguments.plan == "mixed" else arguments.plan
-    quantizer.quantize(config, arguments.dataset, arguments.output, plan, arguments.split)
-    print(f"{arguments.output}: {megabytes_of(Path(arguments.output)):.2f} MB")
+    started = time.monotonic()
+    require_empty(Path(arguments.output))
+    config = replace(_read_config(arguments), batch_size=arguments.batch_size)
+    quantizer = _open_quantizer(arguments)
+    quantizer.quantize(config, arguments.dataset, arguments.output, _read_plan(arguments), arguments.split)
+    _print_made(quantizer, arguments, time.monotonic() - started)
 
 
 @_one_line_errors
 def run_train(arguments: Namespace) -> None:
-    quantizer = MixQQuantizer.from_pretrained(arguments.model)
-    config = MixQConfig(bits=arguments.bits, sensitivity_samples=arguments.sensitivity_samples, seed=arguments.seed)
-    training = MixQTrainingConfig(
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        distillation=arguments.distillation,
-        mixed_precision=arguments.mixed_precision,
-        flip=not arguments.no_flip,
-        seed=arguments.seed,
-    )
-    if arguments.measured is not None:
-        quantizer.load_measurements(arguments.measured)
-    plan = None if arguments.plan == "mixed" else arguments.plan
+    started = time.monotonic()
+    require_empty(Path(arguments.output))
+    config, training = _read_config(arguments), _read_training(arguments)
+    quantizer = _open_quantizer(arguments)
     evaluation = arguments.evaluation_dataset or arguments.dataset if arguments.evaluate else None
     quantizer.train(
-        arguments.dataset, training, config, plan, arguments.output, arguments.split, evaluation,
+        arguments.dataset, training, config, _read_plan(arguments), arguments.output, arguments.split, evaluation,
         arguments.evaluation_split,
     )  # fmt: skip
-    for epoch in quantizer.history:
-        accuracy = "" if epoch.accuracy is None else f", top-1 {100 * epoch.accuracy:.2f} %"
-        print(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}{accuracy}, {epoch.seconds:.0f} s")
+    _print_made(quantizer, arguments, time.monotonic() - started)
+    for line in describe_training(quantizer.history, arguments.evaluate):
+        print(line)
 
 
 @_one_line_errors
 def run_evaluate(arguments: Namespace) -> None:
-    model = AutoModelForImageClassification.from_pretrained(arguments.model)
-    processor = AutoImageProcessor.from_pretrained(arguments.model)
+    model = AutoModelForImageClassification.from_pretrained(arguments.model, revision=arguments.revision or "main")
+    model = model.to(_read_device(arguments))
+    processor = AutoImageProcessor.from_pretrained(arguments.model, revision=arguments.revision or "main")
     images = open_images(arguments.dataset, model, processor, role="evaluation", split=arguments.split)
     packed = getattr(model, "quantization_method", None) is not None
     served = ServedImages.find(arguments.model) if packed else ServedImages()
@@ -100,7 +89,7 @@ def run_evaluate(arguments: Namespace) -> None:
     logits, labels = measure_logits(model, batches)
     if labels is None:
         raise ValueError(f"{arguments.dataset} has no labels, so there is no accuracy to measure.")
-    print(f"{arguments.model}: {_accuracy_text(score(logits, labels, None, task_of(model)))}")
+    print(f"{arguments.model}: {describe_evaluation(score(logits, labels, None, task_of(model)))}")
     if served is None or not served.complete:
         print("It is not recorded which images served calibration: some of these may have.")
     if batches.left_out:
@@ -109,18 +98,23 @@ def run_evaluate(arguments: Namespace) -> None:
 
 @_one_line_errors
 def run_sweep(arguments: Namespace) -> None:
-    quantizer = MixQQuantizer.from_pretrained(arguments.model)
+    output = make_folder(Path(arguments.output))
+    quantizer = _open_quantizer(arguments)
     config = MixQConfig(
-        candidate_bits=(2, 3, 4, 5, 6),
+        candidate_bits=SWEEP.candidate_bits,
+        tie_bits=arguments.tie_bits,
+        overrides=dict(arguments.overrides),
+        exclude=tuple(arguments.exclude),
         arithmetic=arguments.arithmetic,
+        calibration_samples=arguments.calibration_samples,
         sensitivity_samples=arguments.sensitivity_samples,
+        batch_size=arguments.batch_size,
         seed=arguments.seed,
     )
-    output = Path(arguments.output)
-    output.mkdir(parents=True, exist_ok=True)
     work = work_folder(output)
     relevance = quantizer.measure_relevance(arguments.dataset, config, arguments.split, work)
     sensitivity = quantizer.measure_sensitivity(arguments.dataset, config, arguments.split, work)
+    quantizer.served.save(output / FILE_NAME)
     relevance.save(output / "mixq_relevance.json")
     sensitivity.save(output / "mixq_sensitivity.json")
     plans = quantizer.sweep(relevance, sensitivity, arguments.bits, config)
@@ -134,22 +128,22 @@ def run_sweep(arguments: Namespace) -> None:
 
 @_one_line_errors
 def run_report(arguments: Namespace) -> None:
-    quantizer = MixQQuantizer.reopen(arguments.model, arguments.float_model)
     folder = Path(arguments.output or arguments.model)
     if arguments.output is None and not folder.is_dir():
         raise ValueError(f"{folder} is no folder to write the report into: name one with --output.")
+    make_folder(folder)
+    quantizer = MixQQuantizer.reopen(arguments.model, arguments.float_model)
     report = quantizer.report(
         arguments.dataset, folder, arguments.split, arguments.samples, arguments.calibration_split
     )
     for contender in report.contenders:
-        print(f"{contender.name}: {contender.megabytes:.2f} MB, {_accuracy_text(contender.evaluation)}")
+        print(f"{contender.name}: {contender.megabytes:.2f} MB, {describe_evaluation(contender.evaluation)}")
     print(f"The report is {folder / 'report.html'}")
 
 
 @_one_line_errors
 def run_demo(arguments: Namespace) -> None:
-    output = Path(arguments.output)
-    output.mkdir(parents=True, exist_ok=True)
+    output = make_folder(Path(arguments.output))
     logging.disable_progress_bar()
     print("model  bits          top-1 %  size MB  ms/image", flush=True)
     for name in DEMO_MODELS:
@@ -187,10 +181,64 @@ def _print_row(name: str, contender: Contender, bits: int) -> None:
     print(f"{name:6} {kind:13} {accuracy}  {contender.megabytes:7.2f}  {contender.milliseconds:8.2f}", flush=True)
 
 
-def _accuracy_text(result: Evaluation) -> str:
-    assert result.accuracy is not None and result.accuracy_interval is not None
-    low, high = result.accuracy_interval
-    return (
-        f"top-1 {100 * result.accuracy:.2f} % on {result.images} images "
-        f"(95 % interval {100 * low:.2f}-{100 * high:.2f})"
+def _open_quantizer(arguments: Namespace) -> MixQQuantizer:
+    """Return the quantizer of the float model, with the measurements of an earlier run if some are named."""
+    device = _read_device(arguments)
+    quantizer = MixQQuantizer.from_pretrained(arguments.model, revision=arguments.revision, device=device)
+    if getattr(arguments, "measured", None) is not None:
+        quantizer.load_measurements(arguments.measured)
+    return quantizer
+
+
+def _read_device(arguments: Namespace) -> torch.device:
+    try:
+        device = torch.device(arguments.device or "cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch 2.13 built without CUDA raises an AssertionError
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"There is no device '{arguments.device}' on this machine: {reason}") from error
+    return device
+
+
+def _read_plan(arguments: Namespace) -> str | None:
+    return None if arguments.plan == "mixed" else arguments.plan
+
+
+def _read_config(arguments: Namespace) -> MixQConfig:
+    return MixQConfig(
+        bits=arguments.bits,
+        size_mb=arguments.size_mb,
+        bops=arguments.bops,
+        tie_bits=arguments.tie_bits,
+        overrides=dict(arguments.overrides),
+        exclude=tuple(arguments.exclude),
+        arithmetic=arguments.arithmetic,
+        calibration_samples=arguments.calibration_samples,
+        sensitivity_samples=arguments.sensitivity_samples,
+        seed=arguments.seed,
     )
+
+
+def _read_training(arguments: Namespace) -> MixQTrainingConfig:
+    return MixQTrainingConfig(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        step_learning_rate=arguments.step_learning_rate,
+        distillation=arguments.distillation,
+        mixed_precision=arguments.mixed_precision,
+        flip=not arguments.no_flip,
+        seed=arguments.seed,
+    )
+
+
+def _print_made(quantizer: MixQQuantizer, arguments: Namespace, seconds: float) -> None:
+    """Print what a packed model is, and what to do with it next."""
+    assert quantizer.plan is not None  # what is quantized has a plan
+    size, float_size = megabytes_of(Path(arguments.output)), saved_bytes(quantizer.model) / 1e6
+    print(f"{arguments.output}: {size:.2f} MB instead of {float_size:.2f} MB, in {describe_time(seconds)}")
+    print(f"plan: {describe_plan(quantizer.plan, quantizer.model)}")
+    for line in describe_comparison(quantizer.plan):
+        print(line)
+    words = ["optimum-cli", "mixq", "report", "--model", arguments.output, "--dataset", arguments.dataset]
+    print(f"next: {shlex.join([*words, '--float-model', arguments.model])}")

@@ -106,6 +106,8 @@ class MixQConfig(QuantizationConfigMixin):
         for name in ("bits", "candidate_bits", "exclude"):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))  # JSON has no tuples
+        if isinstance(self.bits, float) and self.bits.is_integer():
+            self.bits = int(self.bits)
         self._check_budget()
         self._check_patterns()
         self._check_measuring()

@@ -2,6 +2,7 @@
 """Digests of what a measurement depends on, so that a saved one is reused where it fits and refused where not."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,29 @@ import torch
 from transformers import PreTrainedModel
 
 from optimum_mixq.data import Batch
+
+
+logger = logging.getLogger(__name__)
+
+_WORDS = {
+    "weights": "weights of the model",
+    "images": "images (data set, split, number, seed or batch size)",
+    "settings": "settings",
+}
+
+
+def fits(what: str, found: Mapping[str, str], expected: Mapping[str, str], covered: bool = True) -> bool:
+    """Return whether a known measurement may be used again; where it may not, say what differs.
+
+    `covered` tells whether it holds the bits that are wanted.
+    """
+    different = [words for name, words in _WORDS.items() if found.get(name) != expected.get(name)]
+    if not different and not covered:
+        different = ["widths"]
+    if different:
+        told = ", ".join(different)
+        logger.warning("The %s that is known was measured with other %s: it is measured again.", what, told)
+    return not different
 
 
 def fingerprint_inputs(

@@ -15,7 +15,7 @@ from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, as
 from optimum_mixq.choices import budget_of, candidate_bits, measured_bits, require_plan_exists, target_bits
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch, Images, fingerprint
-from optimum_mixq.fingerprints import fingerprint_inputs
+from optimum_mixq.fingerprints import fingerprint_inputs, fits
 from optimum_mixq.hub import attach
 from optimum_mixq.stages.allocation import allocate, combine_scores, sweep
 from optimum_mixq.stages.calibration import calibrate, calibrate_variants
@@ -144,7 +144,7 @@ def relate(
     file = None if work is None else work / f"relevance-{_short_digest(marks)}.json"
     if file is not None and file.exists():
         return LayerRelevance.load(file)
-    if known is not None and known.fingerprint == marks:
+    if known is not None and fits("relevance", known.fingerprint, marks):
         return known
     measured = measure_relevance(model, batches, config.score, sum(map(len, batches)))
     relevance = replace(measured, fingerprint=marks)
@@ -171,7 +171,7 @@ def sense(
     candidates = measured_bits(config, target_bits(config, measure_costs(model, config.arithmetic)))
     settings = {name: value for name, value in asdict(config).items() if name in _SETTINGS_OF_SENSITIVITY}
     marks = mark_sensitivity(model, batches, settings, config.metric, around)
-    if known is not None and known.fingerprint == marks and known.covers(candidates):
+    if known is not None and fits("sensitivity", known.fingerprint, marks, known.covers(candidates)):
         return known
     progress_file = None
     if work is not None:

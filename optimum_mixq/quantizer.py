@@ -89,7 +89,7 @@ class MixQQuantizer(OptimumQuantizer):
 
         Calibration and relevance want float32; they run on the model's device.
         """
-        if isinstance(model_or_path, PreTrainedModel):
+        if isinstance(model_or_path, torch.nn.Module):
             return cls(model_or_path if device is None else model_or_path.to(device), processor)
         where = {
             "revision": revision or "main", "token": token, "cache_dir": cache_dir,
@@ -122,7 +122,7 @@ class MixQQuantizer(OptimumQuantizer):
         quantizer.quantized, quantizer.plan = packed, BitPlan(config.plan or {})
         if (Path(folder) / "mixq_plan.json").exists():
             quantizer.plan = BitPlan.load(Path(folder) / "mixq_plan.json")
-        quantizer.load_measurements(folder)
+        quantizer._take_measurements(folder)
         quantizer.served = ServedImages.find(folder, token) or ServedImages(complete=False)
         if not quantizer.served.complete:
             logger.warning(f"{folder} does not record which images served calibration: they cannot be left out.")
@@ -130,11 +130,20 @@ class MixQQuantizer(OptimumQuantizer):
 
     def load_measurements(self, folder: str | Path) -> None:
         """Take the relevance and sensitivity that lie in a folder, so that they are not measured again."""
+        if not self._take_measurements(folder):
+            raise ValueError(
+                f"Expected a folder with measurements (mixq_relevance.json, mixq_sensitivity.json), found none in "
+                f"{folder}. `optimum-cli mixq sweep` writes them, and quantizing with a mixed plan does."
+            )
+
+    def _take_measurements(self, folder: str | Path) -> bool:
+        """Take what a folder holds, and return whether it holds something."""
         relevance, sensitivity = Path(folder) / "mixq_relevance.json", Path(folder) / "mixq_sensitivity.json"
         if relevance.exists():
             self.relevance = LayerRelevance.load(relevance)
         if sensitivity.exists():
             self.sensitivity = SensitivityTable.load(sensitivity)
+        return relevance.exists() or sensitivity.exists()
 
     def quantize(
         self,
@@ -305,25 +314,28 @@ class MixQQuantizer(OptimumQuantizer):
         self.evaluated = dataclasses.replace(evaluated, left_out=self._left_out(batches))
         report.save(save_dir)
         if (Path(save_dir) / "config.json").exists():
-            self._write_card(Path(save_dir))
+            self._write_card(Path(save_dir), Path(save_dir).name)
         return report
 
-    def save_pretrained(self, save_dir: str | Path, repo_id: str = "PATH") -> None:
-        """Write the packed model, its image processor, what was measured, and its card."""
+    def save_pretrained(self, save_dir: str | Path, name: str | None = None) -> None:
+        """Write the packed model, its image processor, what was measured, and its card.
+
+        `name` is what the card calls the model: a repository on the Hub, or by default the folder.
+        """
         folder = Path(save_dir)
         require_rebuildable(self.model)
         self._require_quantized().save_pretrained(folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
-        for name, artefact in (
+        for kind, artefact in (
             ("plan", self.plan),
             ("relevance", self.relevance),
             ("sensitivity", self.sensitivity),
         ):
             if artefact is not None:
-                artefact.save(folder / f"mixq_{name}.json")
+                artefact.save(folder / f"mixq_{kind}.json")
         self.served.save(folder / FILE_NAME)
-        self._write_card(folder, repo_id)
+        self._write_card(folder, name or folder.name)
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> str:
         """Upload the packed model, its image processor, what was measured, and its card; return the address."""
@@ -334,7 +346,7 @@ class MixQQuantizer(OptimumQuantizer):
     def _save(self, target: Path | None) -> None:
         if target is not None and _is_main_process():
             with appearing_folder(target) as folder:
-                self.save_pretrained(folder)
+                self.save_pretrained(folder, target.name)
             shutil.rmtree(work_folder(target), ignore_errors=True)
 
     def _config_of_plan(self) -> MixQConfig:
@@ -342,7 +354,7 @@ class MixQQuantizer(OptimumQuantizer):
         config = None if self.quantized is None else self.quantized.config.quantization_config
         return MixQConfig() if config is None else dataclasses.replace(config, plan=None, record=None)
 
-    def _write_card(self, folder: Path, repo_id: str = "PATH") -> None:
+    def _write_card(self, folder: Path, name: str) -> None:
         quantized = self._require_quantized()
         card = model_card(
             quantized.config.quantization_config,
@@ -350,7 +362,8 @@ class MixQQuantizer(OptimumQuantizer):
             quantized.config.model_type,
             megabytes_of(folder),
             saved_bytes(self.model) / 1e6,
-            repo_id,
+            name,
+            Path(self.model.name_or_path).name or "MODEL",
             self.evaluated,
             self.timing,
         )

@@ -3,6 +3,7 @@
 
 import errno
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +35,22 @@ def appearing_folder(target: Path) -> Iterator[Path]:
 
 
 def require_empty(folder: Path) -> Path:
-    """Return the folder if it does not exist or is empty."""
+    """Return the folder if it does not exist or is empty, and could be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder. Choose another one, or empty it.")
+    make_folder(folder.parent)
+    return folder
+
+
+def make_folder(folder: Path) -> Path:
+    """Return the folder, made if it did not exist, or raise a ValueError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".mixq", dir=folder):
+            pass  # what may be made may be written; permissions alone do not tell, on read-only and odd file systems
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        raise ValueError(f"{folder} cannot be written ({reason}). Choose another folder.") from error
     return folder
 
 

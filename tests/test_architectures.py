@@ -15,7 +15,7 @@ from transformers import (
     ViTModel,
 )
 
-from optimum_mixq import BitPlan, MixQConfig
+from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
 from optimum_mixq.architectures import describe, expected_image_size, require_image_size
 from optimum_mixq.stages.calibration import calibrate
 
@@ -113,13 +113,46 @@ def test_shift_is_foldable_unless_windows_are_padded():
 
 def test_an_unknown_model_type_is_refused_with_the_supported_ones():
     bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
-    with pytest.raises(ValueError, match=r"Expected a model of type deit, swin, vit, found 'bert' \(BertModel\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"Expected a model of type deit, swin, vit, found 'bert' \(BertModel\)\. Other families are not",
+    ):
         describe(bert)
 
 
 def test_a_backbone_without_head_is_refused_with_the_class_to_load(vit):
-    with pytest.raises(ValueError, match="found ViTModel. Load it with AutoModelForImageClassification"):
+    with pytest.raises(
+        ValueError, match="found ViTModel. Only image classifiers are supported: load the checkpoint wi"
+    ):
         describe(ViTModel(vit.config))
+
+
+class OwnClassifier(ViTForImageClassification):
+    """A subclass that changes nothing of the structure."""
+
+
+def test_a_subclass_of_a_classifier_is_as_good_as_the_classifier(vit):
+    assert describe(OwnClassifier(vit.config)) == describe(vit)
+
+
+class PeftModel(nn.Module):
+    """What peft's classes are called, around a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+
+def test_wrapped_models_are_refused_with_the_way_to_the_plain_one(vit):
+    with pytest.raises(ValueError, match=r"found a PeftModel with adapters: pass model\.merge_and_unload\(\)"):
+        MixQQuantizer.from_pretrained(PeftModel(vit))
+    compiled = torch.compile(vit)
+    with pytest.raises(ValueError, match=r"what torch\.compile made of it: pass model\._orig_mod"):
+        MixQQuantizer.from_pretrained(compiled)
+    MixQQuantizer.from_pretrained(compiled._orig_mod)
+    vit._hf_peft_config_loaded = True  # as model.add_adapter of transformers 5.9 to 5.23 leaves it
+    with pytest.raises(ValueError, match="found a ViTForImageClassification with adapters. Save them with"):
+        MixQQuantizer.from_pretrained(vit)
 
 
 def test_a_layer_without_a_place_is_named(vit):

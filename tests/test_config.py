@@ -12,6 +12,15 @@ def test_a_config_survives_json():
     assert again == config
 
 
+def test_a_whole_number_of_bits_may_be_written_as_a_fraction():
+    assert MixQConfig(bits=4.0) == MixQConfig(bits=4) and isinstance(MixQConfig(bits=4.0).bits, int)
+
+
+def test_patterns_survive_json():
+    config = MixQConfig(overrides={"*.fc2": (4, 8), "*.fc1": 8}, exclude=("blocks.0.*",), candidate_bits=(3, 4))
+    assert MixQConfig.from_dict(json.loads(config.to_json_string())) == config
+
+
 def test_an_unknown_key_raises_and_names_the_near_one():
     with pytest.raises(
         ValueError, match="MixQConfig has no option 'calibration_sample': did you mean 'calibration_sam"

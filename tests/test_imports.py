@@ -70,6 +70,7 @@ RANKS = {
     "report": 4,
     "card": 4,
     "sharing": 4,
+    "wording": 4,
     "reporting": 4,
     "cli": 5,
 }

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTForImage
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, MixQTrainingConfig, pipeline
 from optimum_mixq.stages import sensitivity
+from optimum_mixq.stages.costs import measure_costs
 from optimum_mixq.stages.training import _Training
 
 
@@ -67,10 +68,58 @@ def test_what_was_measured_is_used_again_for_another_budget_and_not_for_another_
     assert calls == [1]
 
 
-def test_a_budget_in_megabytes_is_kept_by_the_saved_file(vit, tmp_path):
-    config = dataclasses.replace(SMALL, bits=None, size_mb=0.036)
+def test_a_folder_without_measurements_is_refused(vit, tmp_path):
+    quantizer = MixQQuantizer.from_pretrained(vit)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match="Expected a folder with measurements .*found none in"):
+            quantizer.load_measurements(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "images", "told"),
+    [
+        ({}, 13, "images (data set, split, number, seed or batch size)"),
+        ({"score": "signed"}, 12, "settings"),
+        ({"bits": 6}, 12, "widths"),
+    ],
+)
+def test_measurements_that_do_not_fit_are_named_and_measured_again(vit, tmp_path, caplog, change, images, told):
+    first = dataclasses.replace(SMALL, compare=False)
+    MixQQuantizer.from_pretrained(vit).quantize(first, random_pixels(vit, 12), tmp_path / "out")
+    quantizer = MixQQuantizer.from_pretrained(vit)
+    quantizer.load_measurements(tmp_path / "out")
+    quantizer.quantize(dataclasses.replace(first, **change), random_pixels(vit, images))
+    lines = [record.getMessage() for record in caplog.records if "measured with other" in record.getMessage()]
+    assert lines and all(line.endswith(f"measured with other {told}: it is measured again.") for line in lines)
+
+
+def test_measurements_that_fit_are_used_without_a_word(vit, tmp_path, caplog):
+    config = dataclasses.replace(SMALL, compare=False)
     MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 12), tmp_path / "out")
-    assert 33_000 < (tmp_path / "out" / "model.safetensors").stat().st_size <= 36_000
+    quantizer = MixQQuantizer.from_pretrained(vit)
+    quantizer.load_measurements(tmp_path / "out")
+    quantizer.quantize(config, random_pixels(vit, 12))
+    assert not caplog.records
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "measure_relevance", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"file cannot be written \(it is a file\)\. Choose another folder"):
+        MixQQuantizer.from_pretrained(vit).quantize(SMALL, random_pixels(vit, 12), tmp_path / "file" / "out")
+
+
+def test_a_budget_in_megabytes_is_kept_by_the_saved_file(vit, tmp_path):
+    costs = measure_costs(vit, "column")
+    least, most = (costs.bytes(dict.fromkeys(costs.macs, (bits, bits))) for bits in (3, 5))
+    config = dataclasses.replace(SMALL, bits=None, size_mb=(least + most) / 2e6)
+    MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 12), tmp_path / "out")
+    saved = (tmp_path / "out" / "model.safetensors").stat().st_size / 1e6
+    assert 0.9 * config.size_mb < saved <= config.size_mb
+    with pytest.raises(
+        ValueError, match=r"No plan fits: the smallest possible size is 0\.\d+ MB, and the budget is 0.001"
+    ):
+        MixQQuantizer.from_pretrained(vit).quantize(dataclasses.replace(config, size_mb=0.001), random_pixels(vit, 12))
 
 
 @pytest.mark.parametrize(

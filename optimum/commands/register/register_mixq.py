@@ -1,163 +1,310 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """The words of `optimum-cli mixq`. What they do stands in `optimum_mixq.cli`, imported only when a command runs."""
 
-from argparse import ArgumentParser
+import math
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+
+
+DEFAULT = "(default: %(default)s)"
+# What the units of a sweep choose from.
+SWEEP_WIDTHS = (2, 3, 4, 5, 6)
 
 
 def parse_bits(text: str) -> int | float | tuple[int, int] | None:
     """Return the number of "4" or "3.5", the pair (weight bits, activation bits) of "4/8", or None of "none"."""
     if text == "none":
         return None
-    if "." in text:
-        return float(text)
-    numbers = [int(part) for part in text.split("/")]
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+    expected = f"Expected 2 to 8, an average such as 3.5, weights/activations such as 4/8, or none; found '{text}'."
+    try:
+        if "." in text:
+            bits: int | float | tuple[int, int] = float(text)
+        elif "/" in text:
+            weight_bits, input_bits = text.split("/")
+            bits = (int(weight_bits), int(input_bits))
+        else:
+            bits = int(text)
+    except ValueError as error:
+        raise ArgumentTypeError(expected) from error
+    if not all(2 <= width <= 8 for width in (bits if isinstance(bits, tuple) else (bits,))):
+        raise ArgumentTypeError(expected)
+    return bits
 
 
-class MixQQuantizeCommand(BaseOptimumCLICommand):
+def parse_average(text: str) -> float:
+    """Return an average of bits that a sweep can reach."""
+    least, most = SWEEP_WIDTHS[0], SWEEP_WIDTHS[-1]
+    average = _read_number(text)
+    if average is None or not least <= average <= most:
+        raise ArgumentTypeError(f"Expected averages of {least} to {most}, what units choose from; found '{text}'.")
+    return average
+
+
+def parse_override(text: str) -> tuple[str, int | tuple[int, int]]:
+    """Return the pattern and the bits of "*.fc2=8" or "*.fc2=4/8"."""
+    pattern, _, bits_text = text.rpartition("=")
+    if pattern and bits_text:
+        bits = parse_bits(bits_text)
+        if isinstance(bits, (int, tuple)):
+            return pattern, bits
+    raise ArgumentTypeError(f"Expected PATTERN=BITS, such as '*.fc2=8' or 'blocks.0.*=4/8'; found '{text}'.")
+
+
+def parse_plan(text: str) -> str:
+    """Return "mixed", "uniform", or the path of a file that exists."""
+    if text in ("mixed", "uniform") or Path(text).is_file():
+        return text
+    raise ArgumentTypeError(f"Expected mixed, uniform or the file of a plan; there is no file '{text}'.")
+
+
+def parse_measured(text: str) -> str:
+    """Return the path of a folder that holds measurements."""
+    if not Path(text).is_dir():
+        raise ArgumentTypeError(f"There is no folder '{text}'.")
+    return text
+
+
+def parse_count(text: str) -> int:
+    """Return a whole number from one."""
+    return _parse_whole(text, 1)
+
+
+def parse_seed(text: str) -> int:
+    """Return a whole number from zero."""
+    return _parse_whole(text, 0)
+
+
+def parse_positive(text: str) -> float:
+    """Return a finite number above zero."""
+    number = _read_number(text)
+    if number is None or number <= 0:
+        raise ArgumentTypeError(f"Expected a positive number, found '{text}'.")
+    return number
+
+
+def parse_share(text: str) -> float:
+    """Return a number from 0 to 1."""
+    number = _read_number(text)
+    if number is None or not 0 <= number <= 1:
+        raise ArgumentTypeError(f"Expected a number from 0 to 1, found '{text}'.")
+    return number
+
+
+def _parse_whole(text: str, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text) < 2**63:
+        raise ArgumentTypeError(f"Expected a whole number from {least}, found '{text}'.")
+    return int(text)
+
+
+def _read_number(text: str) -> float | None:
+    """Return the finite number that a text is, or None."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _add_model(parser: ArgumentParser, what: str) -> None:
+    parser.add_argument("--model", required=True, help=what)
+    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub (default: main)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cpu)")
+
+
+def _add_dataset(parser: ArgumentParser, split: str) -> None:
+    parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+    parser.add_argument("--split", help=split)
+
+
+def _add_budget(parser: ArgumentParser, bits: int) -> None:
+    parser.add_argument(
+        "--bits", type=parse_bits, default=bits,
+        help=f"2 to 8 on average, weights/activations such as 4/8, or none beside another budget {DEFAULT}",
+    )  # fmt: skip
+    parser.add_argument("--size-mb", type=parse_positive, help="megabytes of the saved file, at most")
+    parser.add_argument("--bops", type=parse_positive, help="bit operations per image, at most, such as 2.5e9")
+    parser.add_argument(
+        "--plan", type=parse_plan, default="mixed",
+        help=f"mixed, uniform, or a file with the bits of every unit {DEFAULT}",
+    )  # fmt: skip
+
+
+def _add_choice(parser: ArgumentParser) -> None:
+    """Add what the choice of bits depends on beside its budget."""
+    parser.add_argument(
+        "--overrides", type=parse_override, action="append", default=[], metavar="PATTERN=BITS",
+        help="bits of the units that match, such as '*.fc2=8'; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN",
+        help="units that match keep the most candidate bits; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tie-bits", action="store_true", help="the same bits for a unit's weights and activations: less to measure"
+    )
+    parser.add_argument(
+        "--arithmetic", choices=["column", "folded"], default="column",
+        help=f"a scale per activation channel, or the paper's b-bit codes times b-bit codes {DEFAULT}",
+    )  # fmt: skip
+
+
+def _add_samples(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibration-samples", type=parse_count, default=32, help=f"images that set the ranges {DEFAULT}"
+    )
+    parser.add_argument(
+        "--sensitivity-samples", type=parse_count, default=256, help=f"images that the bits are chosen on {DEFAULT}"
+    )
+    parser.add_argument("--seed", type=parse_seed, default=0, help=f"draws the images {DEFAULT}")
+
+
+def _add_measured(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--measured", type=parse_measured, help="folder of an earlier run or sweep whose measurements to use again"
+    )
+
+
+def _add_batch_size(parser: ArgumentParser, size: int, what: str) -> None:
+    parser.add_argument("--batch-size", type=parse_count, default=size, help=f"{what} {DEFAULT}")
+
+
+class _MixQSubcommand(BaseOptimumCLICommand):
+    def run(self) -> None:
+        """Run `optimum_mixq.cli.run_<name>`; a person who presses Ctrl-C, also while it is imported, gets one line."""
+        try:
+            from optimum_mixq import cli
+
+            getattr(cli, f"run_{self.COMMAND.name}")(self.args)
+        except KeyboardInterrupt:
+            print(f"\noptimum-cli mixq: {_stopped(self.COMMAND.name, self.args)}", file=sys.stderr)
+            sys.exit(130)  # as shells know it: 128 + SIGINT
+
+
+def _stopped(command: str, arguments: Namespace) -> str:
+    """Return what a person who stopped a command has of it."""
+    if command in ("train", "sweep") or (command == "quantize" and arguments.plan == "mixed"):
+        return "stopped. The same command goes on from what was measured."
+    if command == "demo":
+        return f"stopped. What was finished is in {arguments.output}."
+    return "stopped; nothing was written."
+
+
+class MixQQuantizeCommand(_MixQSubcommand):
     COMMAND = CommandInfo("quantize", "Quantize a model with a few dozen images and save it packed.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        parser.add_argument("--model", required=True, help="a float model on the Hub or a folder")
-        parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+        _add_model(parser, "a float model on the Hub or a folder")
+        _add_dataset(parser, "split of the data set (default: calibration or train)")
         parser.add_argument("--output", required=True, help="folder for the packed model; new or empty")
-        parser.add_argument(
-            "--bits", type=parse_bits, default=4, help="2 to 8, weights/activations such as 4/8, or none"
-        )
-        parser.add_argument("--size-mb", type=float, help="megabytes of the saved file, at most")
-        parser.add_argument(
-            "--plan", default="mixed", help="'mixed' (default), 'uniform', or a file with the bits of every unit"
-        )
-        parser.add_argument("--arithmetic", choices=["column", "folded"], default="column")
-        parser.add_argument("--split", help="split of the data set (default: calibration or train)")
-        parser.add_argument("--calibration-samples", type=int, default=32)
-        parser.add_argument("--sensitivity-samples", type=int, default=256, help="images to choose bits on")
-        parser.add_argument("--measured", help="folder of an earlier run or sweep whose measurements to use again")
-        parser.add_argument("--seed", type=int, default=0, help="draws the images")
-
-    def run(self) -> None:
-        from optimum_mixq.cli import run_quantize
-
-        run_quantize(self.args)
+        _add_budget(parser, bits=4)
+        _add_choice(parser)
+        _add_samples(parser)
+        _add_measured(parser)
+        _add_batch_size(parser, 32, "images per forward")
 
 
-class MixQTrainCommand(BaseOptimumCLICommand):
+class MixQTrainCommand(_MixQSubcommand):
     COMMAND = CommandInfo("train", "Quantize a model and train it back to its accuracy, down to 2 bits.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        parser.add_argument("--model", required=True, help="a float model on the Hub or a folder")
-        parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub, to train on")
+        _add_model(parser, "a float model on the Hub or a folder")
+        _add_dataset(parser, "split to train on (default: calibration or train)")
         parser.add_argument("--output", required=True, help="folder for the packed model; new or empty")
-        parser.add_argument("--bits", type=parse_bits, default=3, help="2 to 8, or weights/activations as in 4/8")
+        _add_budget(parser, bits=3)
+        _add_choice(parser)
+        _add_samples(parser)
+        _add_measured(parser)
         parser.add_argument(
-            "--plan", default="mixed", help="'mixed' (default), 'uniform', or a file with the bits of every unit"
+            "--epochs", type=parse_count, default=10, help=f"passes over the training images {DEFAULT}"
         )
-        parser.add_argument("--epochs", type=int, default=10)
-        parser.add_argument("--batch-size", type=int, default=64)
-        parser.add_argument("--learning-rate", type=float, default=1e-3)
-        parser.add_argument("--distillation", type=float, default=1.0, help="1 needs no labels (default)")
-        parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
+        _add_batch_size(parser, 64, "images per optimizer step")
+        parser.add_argument(
+            "--learning-rate", type=parse_positive,
+            help="of weights (default: 1e-3 below 2.5 bits on average, 3e-4 from there on)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--step-learning-rate", type=parse_positive,
+            help="of the grids' steps and offsets (default: 3e-5 below 2.5 bits on average, 2e-4 from there on)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--distillation", type=parse_share, default=1.0,
+            help=f"share of the float model in what is learned, the rest is labels; 1 needs no labels {DEFAULT}",
+        )  # fmt: skip
+        parser.add_argument(
+            "--mixed-precision", choices=["no", "bf16", "fp16"], default="no", help=f"as in Accelerate {DEFAULT}"
+        )
         parser.add_argument("--no-flip", action="store_true", help="do not mirror images")
-        parser.add_argument("--split", help="split to train on (default: calibration or train)")
         parser.add_argument("--evaluate", action="store_true", help="evaluate each epoch and keep the best")
         parser.add_argument("--evaluation-dataset", help="what to evaluate on (default: the same data set)")
         parser.add_argument("--evaluation-split", help="split to evaluate on (default: validation or test)")
-        parser.add_argument("--sensitivity-samples", type=int, default=256, help="images to choose bits on")
-        parser.add_argument("--measured", help="folder of an earlier run or sweep whose measurements to use again")
-        parser.add_argument("--seed", type=int, default=0)
-
-    def run(self) -> None:
-        from optimum_mixq.cli import run_train
-
-        run_train(self.args)
 
 
-class MixQEvaluateCommand(BaseOptimumCLICommand):
+class MixQEvaluateCommand(_MixQSubcommand):
     COMMAND = CommandInfo("evaluate", "Measure top-1 of a model on images.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        parser.add_argument("--model", required=True, help="a model on the Hub or a folder, float or quantized")
-        parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
-        parser.add_argument("--split", help="split of the data set (default: validation or test)")
-        parser.add_argument("--samples", type=int, help="number of images (default: all)")
-        parser.add_argument("--batch-size", type=int, default=32)
-        parser.add_argument("--seed", type=int, default=0, help="draws the images when --samples is given")
-
-    def run(self) -> None:
-        from optimum_mixq.cli import run_evaluate
-
-        run_evaluate(self.args)
+        _add_model(parser, "a model on the Hub or a folder, float or quantized")
+        _add_dataset(parser, "split of the data set (default: validation or test)")
+        parser.add_argument("--samples", type=parse_count, help="number of images (default: all)")
+        _add_batch_size(parser, 32, "images per forward")
+        parser.add_argument(
+            "--seed", type=parse_seed, default=0, help=f"draws the images when --samples is given {DEFAULT}"
+        )
 
 
-class MixQSweepCommand(BaseOptimumCLICommand):
+class MixQSweepCommand(_MixQSubcommand):
     COMMAND = CommandInfo("sweep", "Measure once and show the best plans for many budgets.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        parser.add_argument("--model", required=True, help="a float model on the Hub or a folder")
-        parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+        _add_model(parser, "a float model on the Hub or a folder")
+        _add_dataset(parser, "split of the data set (default: calibration or train)")
         parser.add_argument("--output", required=True, help="folder for plans, measurements and the picture")
         parser.add_argument(
-            "--bits", type=float, nargs="+", default=[2.5, 3.0, 3.5, 4.0, 4.5, 5.0], help="averages of weight bits"
-        )
-        parser.add_argument("--arithmetic", choices=["column", "folded"], default="column")
-        parser.add_argument("--split", help="split of the data set (default: calibration or train)")
-        parser.add_argument("--sensitivity-samples", type=int, default=256, help="images to choose bits on")
-        parser.add_argument("--seed", type=int, default=0, help="draws the images")
-
-    def run(self) -> None:
-        from optimum_mixq.cli import run_sweep
-
-        run_sweep(self.args)
+            "--bits", type=parse_average, nargs="+", default=[2.5, 3.0, 3.5, 4.0, 4.5, 5.0],
+            help=f"averages of weight bits {DEFAULT}",
+        )  # fmt: skip
+        _add_choice(parser)
+        _add_samples(parser)
+        _add_batch_size(parser, 32, "images per forward")
 
 
-class MixQReportCommand(BaseOptimumCLICommand):
+class MixQReportCommand(_MixQSubcommand):
     COMMAND = CommandInfo("report", "Compare a packed model with float and uniform bits, and write a page of it.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         parser.add_argument("--model", required=True, help="a packed model: a folder or a name on the Hub")
-        parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+        _add_dataset(parser, "split to evaluate on (default: validation or test)")
         parser.add_argument("--float-model", help="what it was made from (default: what the packed model says)")
         parser.add_argument("--output", help="folder for report.html and report.json (default: the model's)")
-        parser.add_argument("--split", help="split to evaluate on (default: validation or test)")
         parser.add_argument("--calibration-split", help="split to calibrate on (default: calibration or train)")
-        parser.add_argument("--samples", type=int, help="number of images to evaluate on (default: all)")
-
-    def run(self) -> None:
-        from optimum_mixq.cli import run_report
-
-        run_report(self.args)
+        parser.add_argument("--samples", type=parse_count, help="number of images to evaluate on (default: all)")
 
 
-class MixQDemoCommand(BaseOptimumCLICommand):
+class MixQDemoCommand(_MixQSubcommand):
     COMMAND = CommandInfo("demo", "Run the main job on the models and images that the package ships.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        parser.add_argument("--output", default="demo-output", help="folder for the results (default: %(default)s)")
-
-    def run(self) -> None:
-        from optimum_mixq.cli import run_demo
-
-        run_demo(self.args)
+        parser.add_argument("--output", default="demo-output", help=f"folder for the results {DEFAULT}")
 
 
 class MixQCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("mixq", "Mixed-precision quantization of Vision Transformers.")
-    SUBCOMMANDS = (
-        CommandInfo("quantize", MixQQuantizeCommand.COMMAND.help, MixQQuantizeCommand),
-        CommandInfo("train", MixQTrainCommand.COMMAND.help, MixQTrainCommand),
-        CommandInfo("evaluate", MixQEvaluateCommand.COMMAND.help, MixQEvaluateCommand),
-        CommandInfo("sweep", MixQSweepCommand.COMMAND.help, MixQSweepCommand),
-        CommandInfo("report", MixQReportCommand.COMMAND.help, MixQReportCommand),
-        CommandInfo("demo", MixQDemoCommand.COMMAND.help, MixQDemoCommand),
-    )
+    SUBCOMMANDS = tuple(
+        CommandInfo(command.COMMAND.name, command.COMMAND.help, command)
+        for command in (
+            MixQQuantizeCommand, MixQTrainCommand, MixQEvaluateCommand, MixQSweepCommand, MixQReportCommand,
+            MixQDemoCommand,
+        )
+    )  # fmt: skip
 
 
 REGISTER_COMMANDS = [MixQCommand]
