@@ -116,6 +116,7 @@ class MixQConfig(QuantizationConfigMixin):
             require_one_of(name, known, getattr(self, name))
         for name in _SWITCHES:
             require(isinstance(getattr(self, name), bool), name, "True or False", getattr(self, name))
+        require(self.digests is None or isinstance(self.digests, str), "digests", "text or None", self.digests)
         for name in ("plan", "record"):
             value = getattr(self, name)
             require(value is None or isinstance(value, dict), name, "a dict or None", value)

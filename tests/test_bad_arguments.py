@@ -166,6 +166,7 @@ WRONG_OPTIONS = {
     "solver": ("gurobi", None, 1),
     "plan": ("uniform", [4], 4),
     "record": ("me", [1]),
+    "digests": (4, ["a"]),
     "quant_method": ("gptq", None),
     "format_version": (0, 2, "1", None),
     **dict.fromkeys(SWITCHES, (0, 1, "yes", None)),
