@@ -1,8 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Packed models that the first release of format 1 saved give the same logits in every later one.
 
-`tests/checkpoints` holds them: random models of each family in both arithmetics and one with a mixed plan, and what they
-put out for the images in `expected.safetensors`. They are never made again.
+`tests/checkpoints` holds them: random models of each family in both arithmetics, one with a mixed plan, and in
+`expected.safetensors` images and what the models put out for them. They are never made again.
 """
 
 from pathlib import Path
