@@ -112,6 +112,7 @@ class MixQQuantizer(OptimumQuantizer):
             raise ValueError(f"{folder} does not say which float model it was made from: name it (--float-model).")
         processor = AutoImageProcessor.from_pretrained(folder, token=token)
         quantizer = cls.from_pretrained(base, processor, token=token)
+        _require_same_shape(quantizer.model, packed, str(folder))
         quantizer.quantized, quantizer.plan = packed, BitPlan(config.plan or {})
         if (Path(folder) / "mixq_plan.json").exists():
             quantizer.plan = BitPlan.load(Path(folder) / "mixq_plan.json")
@@ -375,6 +376,24 @@ class MixQQuantizer(OptimumQuantizer):
     def _require_plan(self) -> BitPlan:
         assert self.plan is not None  # what is quantized has a plan
         return self.plan
+
+
+def _require_same_shape(model: PreTrainedModel, packed: PreTrainedModel, folder: str) -> None:
+    """Raise a ValueError if a packed model cannot have been made from this float one."""
+    for name in _SHAPE:
+        here, there = (getattr(config, name, None) for config in (model.config, packed.config))
+        if here != there:
+            raise ValueError(
+                f"The float model does not match the packed one in {folder}: its {name} is {here!r}, the packed one's "
+                f"is {there!r}. Name the model that it was made from (--float-model)."
+            )
+
+
+# Options of ViT, DeiT and Swin configurations that the tensors' shapes follow from.
+_SHAPE = (
+    "model_type", "num_labels", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "embed_dim", "depths", "num_heads", "window_size", "image_size", "patch_size", "num_channels",
+)  # fmt: skip
 
 
 def _is_main_process() -> bool:
