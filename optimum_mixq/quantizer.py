@@ -33,7 +33,7 @@ from optimum_mixq.pipeline import (
     train_model,
 )
 from optimum_mixq.preparation import load_processor
-from optimum_mixq.rebuilding import require_rebuildable
+from optimum_mixq.rebuilding import require_rebuildable, require_same_shape
 from optimum_mixq.report import Report
 from optimum_mixq.reporting import build_report
 from optimum_mixq.selection import FILE_NAME, ServedImages, UnseenBatches, watch
@@ -120,6 +120,7 @@ class MixQQuantizer(OptimumQuantizer):
             raise ValueError(f"{folder} does not say which float model it was made from: name it (--float-model).")
         processor = load_processor(folder, {"token": token})
         quantizer = cls.from_pretrained(base, processor, token=token)
+        require_same_shape(quantizer.model, packed, str(folder))
         quantizer.quantized, quantizer.plan = packed, BitPlan(config.plan or {})
         if (Path(folder) / "mixq_plan.json").exists():
             quantizer.plan = BitPlan.load(Path(folder) / "mixq_plan.json")

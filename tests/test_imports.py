@@ -66,6 +66,7 @@ RANKS = {
     "choices": 4,
     "pipeline": 4,
     "quantizer": 4,
+    "page_style": 0,
     "pictures": 0,
     "report": 4,
     "card": 4,
