@@ -32,14 +32,14 @@ def require_rebuildable(model: PreTrainedModel) -> None:
 
 
 def require_same_shape(model: PreTrainedModel, packed: PreTrainedModel, folder: str) -> None:
-    """Raise a ValueError if a packed model, which was loaded from a folder, cannot have been made from this float one."""
+    """Raise a ValueError if the packed model of a folder cannot have been made from this float one."""
     for what, here, there in zip(
-        ("type", "image size", "layers"), _describe_shape(model), _describe_shape(packed), strict=True
+        ("type", "image size", "layers' size"), _describe_shape(model), _describe_shape(packed), strict=True
     ):
         if here != there:
             raise ValueError(
-                f"The float model does not match the packed one in {folder}: its {what} is {here}, the packed one's is "
-                f"{there}. Name the model that it was made from (--float-model)."
+                f"The float model does not match the packed one in {folder}: its {what} is {here}, and not {there}. "
+                "Name the model that it was made from (--float-model)."
             )
 
 
