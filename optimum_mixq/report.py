@@ -211,7 +211,7 @@ def _contender_note(report: Report) -> str:
     for uniform in report.contenders[1:-1]:
         other = uniform.evaluation
         if last.kl is not None and other.kl:
-            sentences.append(f"This model's KL to float is {last.kl / other.kl:.2f} times that of {uniform.name}.")
+            sentences.append(f"The distance to float is {last.kl / other.kl:.2f} times that of {uniform.name}.")
         if last.accuracy_interval is not None and other.accuracy_interval is not None:
             (low, high), (other_low, other_high) = last.accuracy_interval, other.accuracy_interval
             if low <= other_high and other_low <= high:

@@ -55,7 +55,8 @@ def build_report(
     models = {"float": model}
     if plan.bits != uniform.bits:
         models[f"uniform {name}"] = quantize_model(model, uniform, calibration, config)
-    own = "this model" if "achieved" in plan.provenance or plan.bits != uniform.bits else f"uniform {name}"
+    searched = plan.provenance.get("kind") == "allocated" or "compared" in plan.provenance
+    own = "this model" if searched or plan.bits != uniform.bits else f"uniform {name}"
     models[own] = quantized
     pixels = next(iter(batches)).pixel_values
     contenders = _compare(models, batches, pixels[:TIMED_IMAGES])

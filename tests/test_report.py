@@ -195,7 +195,7 @@ def told(*milliseconds, kl=(None, 0.02, 0.01), accuracy=(0.9, 0.88, 0.87)):
 
 def test_mixed_against_uniform_is_said_in_words():
     page = told(2.0, 1.0, 1.0)
-    assert "KL to float is 0.50 times that of uniform 4." in page and "intervals of their top-1 overlap" in page
+    assert "distance to float is 0.50 times that of uniform 4." in page and "intervals of their top-1 overlap" in page
     assert "overlap" not in told(2.0, 1.0, 1.0, accuracy=(0.9, 0.9, 0.1))
 
 
