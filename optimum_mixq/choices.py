@@ -70,7 +70,7 @@ def uniform_plan(config: MixQConfig, costs: UnitCosts) -> BitPlan:
     for pattern, wanted in config.overrides.items():
         bits |= {unit: checked_pair(wanted, unit) for unit in matching_units(pattern, bits, "overrides")}
     require_within_limits(bits, config, costs)
-    return BitPlan(bits, {"kind": "uniform", "achieved": costs.achieved(bits)})
+    return BitPlan(bits, {"kind": "uniform"})
 
 
 def require_within_limits(bits: dict[str, Bits], config: MixQConfig, costs: UnitCosts) -> None:

@@ -12,7 +12,7 @@ from functools import wraps
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import logging
 
 from optimum_mixq.config import MixQConfig
@@ -20,6 +20,7 @@ from optimum_mixq.data import draw_rows
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
 from optimum_mixq.file_size import saved_bytes
 from optimum_mixq.pictures import draw_frontier
+from optimum_mixq.preparation import load_processor
 from optimum_mixq.quantizer import SWEEP, MixQQuantizer, work_folder
 from optimum_mixq.report import Contender, frontier_points, frontier_table
 from optimum_mixq.selection import FILE_NAME, ServedImages, UnseenBatches
@@ -80,7 +81,7 @@ def run_train(arguments: Namespace) -> None:
 def run_evaluate(arguments: Namespace) -> None:
     model = AutoModelForImageClassification.from_pretrained(arguments.model, revision=arguments.revision or "main")
     model = model.to(_read_device(arguments))
-    processor = AutoImageProcessor.from_pretrained(arguments.model, revision=arguments.revision or "main")
+    processor = load_processor(arguments.model, {"revision": arguments.revision or "main"})
     images = open_images(arguments.dataset, model, processor, role="evaluation", split=arguments.split)
     packed = getattr(model, "quantization_method", None) is not None
     served = ServedImages.find(arguments.model) if packed else ServedImages()

@@ -4,7 +4,7 @@
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 import torch
@@ -20,18 +20,25 @@ PALE, DARK, WARM = (239, 246, 255), (30, 64, 175), (180, 40, 20)
 Colour = tuple[int, int, int]
 
 
-def draw_units(values: Mapping[str, float], texts: Mapping[str, str], dark: Colour = DARK, log: bool = False) -> str:
+def draw_units(
+    values: Mapping[str, float],
+    texts: Mapping[str, str],
+    dark: Colour = DARK,
+    log: bool = False,
+    titles: Mapping[str, str] | None = None,
+    measure: str = "",
+) -> str:
     """Return a grid: one row per kind of unit, one column per block, the darker the greater the value.
 
-    `values` and the cells' `texts` are by unit name, such as "blocks.3.fc1"; hovering over a cell tells the name and
-    the number.
+    `values`, the cells' `texts` and the `titles` that hovering shows (by default the number) are by unit name, such as
+    "blocks.3.fc1". The legend below tells what the palest and the darkest colour stand for, in the given `measure`.
     """
     blocks = list(dict.fromkeys(unit.rpartition(".")[0] for unit in values))
     kinds = list(dict.fromkeys(unit.rpartition(".")[2] for unit in values))
     scaled = {unit: _log(value) if log else value for unit, value in values.items()}
     low, high = min(scaled.values()), max(scaled.values())
     width = LABEL_WIDTH + CELL_WIDTH * len(blocks) + 4
-    height = CELL_HEIGHT * (len(kinds) + 1) + 4
+    height = CELL_HEIGHT * (len(kinds) + 2) + 8
     parts = [_svg_start(width, height)]
     for column, block in enumerate(blocks):
         x = LABEL_WIDTH + CELL_WIDTH * (column + 0.5)
@@ -43,8 +50,10 @@ def draw_units(values: Mapping[str, float], texts: Mapping[str, str], dark: Colo
             unit = f"{block}.{kind}"
             if unit in values:
                 share = (scaled[unit] - low) / (high - low) if high > low else 0.5
-                title = f"{unit}: {values[unit]:.4g}"
+                title = f"{unit}: {titles[unit] if titles else format(values[unit], '.4g')}"
                 parts.append(_cell(LABEL_WIDTH + CELL_WIDTH * column, y, share, texts[unit], title, dark))
+    if high > low:
+        parts.append(_legend(CELL_HEIGHT * (len(kinds) + 1) + 8, values.values(), dark, measure))
     return "".join([*parts, "</svg>"])
 
 
@@ -109,13 +118,30 @@ def _svg_start(width: float, height: float) -> str:
 
 
 def _cell(x: float, y: float, share: float, text: str, title: str, dark: Colour) -> str:
-    red, green, blue = (round(pale + share * (full - pale)) for pale, full in zip(PALE, dark, strict=True))
     ink = "#fff" if share > 0.5 else "#0f172a"
     return (
         f'<g><title>{escape(title)}</title><rect x="{x}" y="{y}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" '
-        f'rx="3" fill="rgb({red},{green},{blue})"/><text x="{x + CELL_WIDTH / 2 - 1}" y="{y + 15}" class="cell" '
+        f'rx="3" fill="{_shade(share, dark)}"/><text x="{x + CELL_WIDTH / 2 - 1}" y="{y + 15}" class="cell" '
         f'text-anchor="middle" fill="{ink}">{escape(text)}</text></g>'
     )
+
+
+def _legend(y: float, values: Collection[float], dark: Colour, measure: str) -> str:
+    """Return five colours from the palest to the darkest, between the least and the greatest value."""
+    x, side = LABEL_WIDTH, CELL_HEIGHT / 2
+    squares = "".join(
+        f'<rect x="{x + 44 + side * step}" y="{y}" width="{side}" height="{side}" fill="{_shade(step / 4, dark)}"/>'
+        for step in range(5)
+    )
+    return (
+        f'<text x="{x + 38}" y="{y + 10}" class="axis" text-anchor="end">{min(values):.3g}</text>{squares}'
+        f'<text x="{x + 50 + 5 * side}" y="{y + 10}" class="axis">{max(values):.3g} {escape(measure)}</text>'
+    )
+
+
+def _shade(share: float, dark: Colour) -> str:
+    red, green, blue = (round(pale + share * (full - pale)) for pale, full in zip(PALE, dark, strict=True))
+    return f"rgb({red},{green},{blue})"
 
 
 def _point(place: tuple[float, float], title: str, label: str, colour: str, left: bool = False) -> str:

@@ -3,15 +3,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from optimum_mixq.architectures import expected_image_size
+from optimum_mixq.architectures import require_image_size
+
+
+# transformers 5 reads an image processor from either.
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def load_processor(model: str | Path, where: dict[str, Any]) -> BaseImageProcessor | None:
+    """Return the image processor that was saved with a model, or None for a folder without one.
+
+    Pixel values need none; pictures are refused with what to pass. `where` holds options of `from_pretrained`.
+    """
+    folder = Path(model)
+    if folder.is_dir() and not any((folder / name).exists() for name in _PROCESSOR_FILES):
+        return None
+    return AutoImageProcessor.from_pretrained(model, **where)
 
 
 @dataclass(frozen=True)
@@ -69,12 +85,7 @@ def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcesso
 
 def check_size(pixels: Tensor, model: PreTrainedModel) -> None:
     """Raise a ValueError if the model does not take pixel values (B, C, H, W) of this size."""
-    expected, found = expected_image_size(model), tuple(pixels.shape[-2:])
     channels = model.config.num_channels
     if pixels.shape[1] != channels:
         raise ValueError(f"Expected images with {channels} channels, found {pixels.shape[1]}.")
-    if expected is not None and found != expected:
-        raise ValueError(
-            f"Expected images of {expected[0]} x {expected[1]} pixels, found {found[0]} x {found[1]} after the image "
-            "processor. Set the processor's `size` to what the model takes."
-        )
+    require_image_size(model, (pixels.shape[-2], pixels.shape[-1]))

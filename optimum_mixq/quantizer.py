@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from optimum.quantization_base import OptimumQuantizer
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
@@ -32,7 +32,8 @@ from optimum_mixq.pipeline import (
     sweep_plans,
     train_model,
 )
-from optimum_mixq.rebuilding import require_rebuildable
+from optimum_mixq.preparation import load_processor
+from optimum_mixq.rebuilding import require_rebuildable, require_same_shape
 from optimum_mixq.report import Report
 from optimum_mixq.reporting import build_report
 from optimum_mixq.selection import FILE_NAME, ServedImages, UnseenBatches, watch
@@ -100,7 +101,7 @@ class MixQQuantizer(OptimumQuantizer):
         )
         if device is not None:
             model = model.to(device)
-        return cls(model, processor or AutoImageProcessor.from_pretrained(model_or_path, **where))
+        return cls(model, processor or load_processor(model_or_path, where))
 
     @classmethod
     def reopen(
@@ -117,8 +118,9 @@ class MixQQuantizer(OptimumQuantizer):
         base = float_model or (config.record or {}).get("base_model")
         if base is None:
             raise ValueError(f"{folder} does not say which float model it was made from: name it (--float-model).")
-        processor = AutoImageProcessor.from_pretrained(folder, token=token)
+        processor = load_processor(folder, {"token": token})
         quantizer = cls.from_pretrained(base, processor, token=token)
+        require_same_shape(quantizer.model, packed, str(folder))
         quantizer.quantized, quantizer.plan = packed, BitPlan(config.plan or {})
         if (Path(folder) / "mixq_plan.json").exists():
             quantizer.plan = BitPlan.load(Path(folder) / "mixq_plan.json")

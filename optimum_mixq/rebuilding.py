@@ -31,5 +31,27 @@ def require_rebuildable(model: PreTrainedModel) -> None:
     )
 
 
+def require_same_shape(model: PreTrainedModel, packed: PreTrainedModel, folder: str) -> None:
+    """Raise a ValueError if the packed model of a folder cannot have been made from this float one."""
+    for what, here, there in zip(
+        ("type", "image size", "layers' size"), _describe_shape(model), _describe_shape(packed), strict=True
+    ):
+        if here != there:
+            raise ValueError(
+                f"The float model does not match the packed one in {folder}: its {what} is {here}, and not {there}. "
+                "Name the model that it was made from (--float-model)."
+            )
+
+
+def _describe_shape(model: PreTrainedModel) -> tuple[str, str, str]:
+    """Return the model's type, its image size, and the number and sizes of its quantized layers, in words."""
+    architecture = describe(model)
+    layers = [model.get_submodule(name) for name in (*architecture.unit_of_module, *architecture.heads)]
+    sizes = sorted({(layer.in_features, layer.out_features) for layer in layers})
+    size = model.config.image_size
+    sides = (size, size) if isinstance(size, int) else size
+    return model.config.model_type, f"{sides[0]} x {sides[1]}", f"{len(layers)} of {sizes}"
+
+
 def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -25,6 +25,7 @@ from optimum_mixq.artifacts import (
     write_json,
     write_text,
 )
+from optimum_mixq.page_style import HEAD
 from optimum_mixq.pictures import WARM, draw_frontier, draw_heat, draw_units
 from optimum_mixq.stages.evaluation import Evaluation
 
@@ -51,6 +52,7 @@ class Report:
     """All that is told of one quantized model. The first contender is the float model, the last the quantized one."""
 
     title: str
+    origin: tuple[str, ...]  # when, with what and by which command it was made, a line each
     dataset: str
     machine: str
     contenders: tuple[Contender, ...]
@@ -79,6 +81,7 @@ class Report:
         ]
         return {
             "title": self.title,
+            "origin": self.origin,
             "dataset": self.dataset,
             "machine": self.machine,
             "contenders": contenders,
@@ -94,12 +97,13 @@ class Report:
     def as_html(self) -> str:
         sections = [
             _headline(self),
-            _section("Float, uniform, mixed", contender_table(self), f"{self.dataset}. {self.machine}."),
+            _section("Float, uniform, mixed", contender_table(self), escape(_contender_note(self))),
             _section("Bits of every unit", _draw_bits(self.plan), _bits_note(self)),
         ]
         if self.relevance is not None:
             scores = self.relevance.scores
-            picture = draw_units(scores, {unit: f"{100 * share:.1f}" for unit, share in scores.items()})
+            shares = {unit: 100 * share for unit, share in scores.items()}
+            picture = draw_units(shares, {unit: f"{share:.1f}" for unit, share in shares.items()}, measure="%")
             note = (
                 f"Per cent of the relevance that passes through each unit, mean of {self.relevance.images} images. "
                 f"Relevance is conserved to {self.relevance.conservation_error:.0e}."
@@ -113,7 +117,7 @@ class Report:
             sections.append(_heat_section(self.heat_maps))
         sections.append(_float_section(self.float_parts))
         body = "\n".join(sections)
-        return f"{_HEAD.replace('TITLE', escape(self.title))}<body><main>\n{body}\n</main></body></html>\n"
+        return f"{HEAD.replace('TITLE', escape(self.title))}<body><main>\n{body}\n</main></body></html>\n"
 
 
 def name_machine() -> str:
@@ -184,26 +188,54 @@ def contender_table(report: Report) -> str:
 
 def _headline(report: Report) -> str:
     base, last = report.contenders[0], report.contenders[-1]
-    facts = [
-        (f"{base.megabytes / last.megabytes:.1f} x", "smaller"),
-        (f"{base.milliseconds / last.milliseconds:.1f} x", "as fast"),
-    ]
+    facts = [(f"{base.megabytes / last.megabytes:.1f} x", "smaller")]
+    if _is_faster(report):
+        facts.append((f"{base.milliseconds / last.milliseconds:.1f} x", "as fast"))
     if base.evaluation.accuracy is not None and last.evaluation.accuracy is not None:
-        change = 100 * (last.evaluation.accuracy - base.evaluation.accuracy)
-        facts.append((f"{change:+.2f}", f"points of top-1, on {last.evaluation.images} images"))
+        before, after = 100 * base.evaluation.accuracy, 100 * last.evaluation.accuracy
+        told = f"points of top-1: {before:.2f} % to {after:.2f} % on {last.evaluation.images} images"
+        facts.append((f"{after - before:+.2f}", told))
     tiles = "".join(f"<div><b>{escape(number)}</b><span>{escape(text)}</span></div>" for number, text in facts)
-    return f'<h1>{escape(report.title)}</h1><div class="tiles">{tiles}</div>'
+    origin = "<br>".join(map(escape, report.origin))
+    return f'<h1>{escape(report.title)}</h1><p>{origin}</p><div class="tiles">{tiles}</div>'
+
+
+def _is_faster(report: Report) -> bool:
+    return report.contenders[0].milliseconds > 1.05 * report.contenders[-1].milliseconds
+
+
+def _contender_note(report: Report) -> str:
+    """Return where the table's numbers come from, and how mixed bits stand to uniform ones, in words."""
+    sentences = [f"{report.dataset}. {report.machine}."]
+    last = report.contenders[-1].evaluation
+    for uniform in report.contenders[1:-1]:
+        other = uniform.evaluation
+        if last.kl is not None and other.kl:
+            sentences.append(f"The distance to float is {last.kl / other.kl:.2f} times that of {uniform.name}.")
+        if last.accuracy_interval is not None and other.accuracy_interval is not None:
+            (low, high), (other_low, other_high) = last.accuracy_interval, other.accuracy_interval
+            if low <= other_high and other_low <= high:
+                sentences.append(
+                    "The intervals of their top-1 overlap: so few images do not tell which is more accurate."
+                )
+    if not _is_faster(report):
+        sentences.append(
+            "It is not faster than float here: in small models most of a forward is spent around the products that "
+            "are integers, and a busy machine blurs the rest."
+        )
+    return " ".join(sentences)
 
 
 def _draw_bits(plan: BitPlan) -> str:
-    """Draw the mean of both bits, so that the colour tells; the text is what a unit has."""
+    """Draw the mean of both bits, so that the colour tells; the text and the title are what a unit has."""
     texts = {unit: bits_to_text(short_bits(bits)) for unit, bits in plan.bits.items()}
-    return draw_units({unit: sum(bits) / 2 for unit, bits in plan.bits.items()}, texts)
+    means = {unit: sum(bits) / 2 for unit, bits in plan.bits.items()}
+    return draw_units(means, texts, titles={unit: f"{text} bits" for unit, text in texts.items()}, measure="bits")
 
 
 def _bits_note(report: Report) -> str:
     text = (
-        f"Beside it, uniform bits give every cell {bits_to_text(short_bits(report.uniform))}. Columns are blocks; qk "
+        f"With uniform bits every cell would be {bits_to_text(short_bits(report.uniform))}. Columns are blocks; qk "
         "and av are the two products of attention."
     )
     if any(weight != input_ for weight, input_ in report.plan.bits.values()):
@@ -251,7 +283,7 @@ def _draw_damage(sensitivity: SensitivityTable, bits: int | Bits) -> str:
     values = {unit: max(row[bits], 0.0) for unit, row in sensitivity.table.items() if row.get(bits)}
     texts = {unit: f"{value:.0e}".replace("e-0", "e-") for unit, value in values.items()}
     name = f"{bits} bits" if isinstance(bits, int) else f"{bits_to_text(bits)} bits (weights/activations)"
-    return f"<p>At {escape(name)}:</p>{draw_units(values, texts, WARM, log=True)}"
+    return f"<p>At {escape(name)}:</p>{draw_units(values, texts, WARM, log=True, measure='(logarithmic)')}"
 
 
 def _frontier_section(report: Report) -> str:
@@ -289,24 +321,3 @@ def _section(title: str, content: str, note: str = "") -> str:
 
 def _objective(plan: BitPlan) -> dict[str, float]:
     return {"objective": plan.provenance["objective"]}
-
-
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>TITLE</title><style>
-body{margin:0;background:#f8fafc;color:#0f172a;font:15px/1.5 system-ui,sans-serif}
-main{max-width:900px;margin:0 auto;padding:32px 20px}
-h1{font-size:26px;margin:0 0 16px}h2{font-size:18px;margin:0 0 4px}
-section{background:#fff;border:1px solid #e2e8f0;border-radius:10px;padding:18px 20px;margin:16px 0}
-p{color:#475569;margin:0 0 12px}.wide{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th{font-weight:500;color:#475569;text-align:right}td{text-align:right}
-th,td{padding:4px 10px;border-bottom:1px solid #e2e8f0;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}tbody tr:last-child td{border-bottom:0}
-.tiles{display:flex;flex-wrap:wrap;gap:12px}
-.tiles div{background:#1e40af;color:#fff;border-radius:10px;padding:12px 18px}
-.tiles b{display:block;font-size:24px}.tiles span{opacity:.85}
-.maps{display:flex;flex-wrap:wrap;gap:14px}figure{margin:0}
-figcaption{font-size:13px;color:#475569}img{border-radius:6px;display:block}
-summary{cursor:pointer;color:#1e40af}
-</style></head>"""

@@ -1,8 +1,10 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Measures what a report tells: float, uniform and this model side by side, the frontier, and a few heat maps."""
 
+import datetime
 import math
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,7 +18,7 @@ from optimum_mixq.artifacts import (
     bits_to_text,
     short_bits,
 )
-from optimum_mixq.card import Evaluated, Timing
+from optimum_mixq.card import Evaluated, Timing, describe_cost, write_command
 from optimum_mixq.choices import target_bits
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.data import Batch
@@ -53,12 +55,14 @@ def build_report(
     models = {"float": model}
     if plan.bits != uniform.bits:
         models[f"uniform {name}"] = quantize_model(model, uniform, calibration, config)
-    own = "this model" if "achieved" in plan.provenance or plan.bits != uniform.bits else f"uniform {name}"
+    searched = plan.provenance.get("kind") == "allocated" or "compared" in plan.provenance
+    own = "this model" if searched or plan.bits != uniform.bits else f"uniform {name}"
     models[own] = quantized
     pixels = next(iter(batches)).pixel_values
     contenders = _compare(models, batches, pixels[:TIMED_IMAGES])
     report = Report(
         title=f"{_title(model)}, {own if own != 'this model' else f'mixed bits around {name}'}",
+        origin=_origin(model, quantized, plan),
         dataset=f"{contenders[0].evaluation.images} images ({dataset}" + (f", split {split})" if split else ")"),
         machine=name_machine(),
         contenders=contenders,
@@ -134,6 +138,20 @@ def _heat_maps(model: PreTrainedModel, pixels: Tensor) -> tuple[HeatMap, ...]:
         HeatMap(image.cpu(), heat, str(names.get(predicted, predicted)))
         for image, heat, predicted in zip(pixels, relevance, predictions, strict=True)
     )
+
+
+def _origin(model: PreTrainedModel, quantized: PreTrainedModel, plan: BitPlan) -> tuple[str, ...]:
+    """Return the day and the library's version, the budget and the command that a packed model was made with."""
+    config = quantized.config.quantization_config
+    record = config.record or {}
+    lines = [f"{datetime.date.today().isoformat()}, optimum-mixq {version('optimum-mixq')}"]
+    budget = {name: value for name, value in (plan.provenance.get("budget") or {}).items() if value is not None}
+    if budget:
+        lines.append("Budget: " + ", ".join(describe_cost(name, value) for name, value in budget.items()))
+    calibration = record.get("calibration") or {}
+    base = record.get("base_model") or _title(model)
+    command = write_command(config, plan, base, calibration.get("dataset") or "DATASET")
+    return (*lines, f"Made by: {command}") if command and "training" not in record else tuple(lines)
 
 
 def _title(model: PreTrainedModel) -> str:

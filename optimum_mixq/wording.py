@@ -43,7 +43,7 @@ def describe_comparison(plan: BitPlan) -> list[str]:
     """Return a line on how near a chosen plan stays to the float model, and uniform bits; none if it was not compared.
 
     >>> describe_comparison(BitPlan({}, {"compared": {"alpha 1": 0.01, "uniform": 0.0125}, "chosen": "alpha 1"}))
-    ['distance to the float model: 0.0100, 0.80 times that of uniform bits (KL, on the images that chose the bits)']
+    ['distance to the float model: 0.0100, 0.80 times that of uniform bits (on the images that chose the bits)']
     >>> describe_comparison(BitPlan({}))
     []
     """
@@ -56,7 +56,7 @@ def describe_comparison(plan: BitPlan) -> list[str]:
         beside = "; uniform bits came nearest of all plans"
     elif uniform:
         beside = f", {chosen / uniform:.2f} times that of uniform bits"
-    return [f"distance to the float model: {chosen:.4f}{beside} (KL, on the images that chose the bits)"]
+    return [f"distance to the float model: {chosen:.4f}{beside} (on the images that chose the bits)"]
 
 
 def describe_evaluation(result: Evaluation) -> str:

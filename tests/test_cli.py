@@ -68,7 +68,7 @@ def test_a_mixed_plan_keeps_its_budget_from_the_shell(tmp_path):
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 4 and "bits per weight on average" in lines[1]
-    assert re.match(r"distance to the float model: 0\.\d{4}(, 0\.\d\d times that of uniform bits)? \(KL, on", lines[2])
+    assert re.match(r"distance to the float model: 0\.\d{4}(, 0\.\d\d times that of uniform bits)? \(on", lines[2])
     plan = json.loads((output / "mixq_plan.json").read_text())
     assert 3.3 < plan["provenance"]["achieved"]["average_bits"] <= 3.5
     assert len(set(map(str, plan["bits"].values()))) > 1
@@ -122,7 +122,7 @@ def test_a_report_is_written_beside_the_model(tmp_path):
     run("quantize", *words, cwd=tmp_path, check=True)
     words = ("--model", "out", "--dataset", images, "--float-model", model, "--samples", "100")
     lines = run("report", *words, cwd=tmp_path, check=True).stdout.splitlines()
-    assert lines[0].startswith("float: 3.63 MB, top-1 9") and lines[1].startswith("uniform 3: 0.5")
+    assert lines[0].startswith("float: 3.64 MB, top-1 9") and lines[1].startswith("uniform 3: 0.")
     assert lines[2] == "The report is out/report.html" and (tmp_path / "out" / "report.html").exists()
     assert "## Accuracy" in (tmp_path / "out" / "README.md").read_text()
     reported = json.loads((tmp_path / "out" / "report.json").read_text())["contenders"][-1]["evaluation"]["accuracy"]
@@ -145,7 +145,7 @@ def test_training_from_the_shell_says_how_each_epoch_went(tmp_path):
 
 
 INTERRUPTED = """
-import os, signal, sys, threading
+import os, signal, sys
 from argparse import ArgumentParser
 from importlib import abc
 from optimum.commands.register.register_mixq import MixQCommand
@@ -156,6 +156,7 @@ class Interrupt(abc.MetaPathFinder):
         if name == sys.argv[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.meta_path.insert(0, Interrupt())
 root = ArgumentParser()
 MixQCommand(root.add_subparsers())

@@ -32,6 +32,9 @@ def test_the_grid_of_units_has_a_cell_for_each_and_the_greatest_is_darkest():
     tree = ElementTree.fromstring(draw_units(values, {unit: f"{value:.0f}" for unit, value in values.items()}))
     cells = {group.find(f"{SVG}title").text: group for group in tree.findall(f"{SVG}g")}
     assert set(cells) == {f"{unit}: {value:g}" for unit, value in values.items()}
+    # The legend: the least, five colours, and the greatest.
+    assert [text.text for text in tree.findall(f"{SVG}text")][-2:] == ["3", "5 "]
+    assert len(tree.findall(f"{SVG}rect")) == 5
 
     def brightness(unit):
         colour = cells[unit].find(f"{SVG}rect").get("fill")
@@ -39,6 +42,14 @@ def test_the_grid_of_units_has_a_cell_for_each_and_the_greatest_is_darkest():
 
     assert brightness("stages.0.blocks.0.fc2: 5") < brightness("stages.0.reduction: 4")
     assert cells["stages.0.reduction: 4"].find(f"{SVG}text").text == "4"
+
+
+def test_a_cells_title_may_say_more_than_its_number():
+    tree = ElementTree.fromstring(
+        draw_units({"blocks.0.fc1": 4.5}, {"blocks.0.fc1": "5/4"}, titles={"blocks.0.fc1": "5/4 bits"})
+    )
+    assert tree.find(f"{SVG}g/{SVG}title").text == "blocks.0.fc1: 5/4 bits"
+    assert tree.findall(f"{SVG}rect") == []  # one value needs no legend
 
 
 def test_a_heat_map_is_red_where_relevance_is_positive():

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from conftest import PLAIN, make_model, random_pixels
+from PIL import Image
 from torch import nn
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
@@ -204,6 +205,16 @@ def test_a_head_of_ones_own_is_quantized_and_not_saved_where_it_would_not_load(v
     assert (found - expected).norm() < 0.05 * expected.norm()
     with pytest.raises(ValueError, match="would not load again"):
         quantizer.save_pretrained(tmp_path / "out")
+
+
+def test_a_folder_without_an_image_processor_serves_pixel_values_and_refuses_pictures(vit, tmp_path):
+    vit.save_pretrained(tmp_path / "model")
+    quantizer = MixQQuantizer.from_pretrained(tmp_path / "model")
+    quantizer.quantize(SMALL, random_pixels(vit, 8), tmp_path / "out", plan="uniform")
+    reopened = MixQQuantizer.reopen(tmp_path / "out", tmp_path / "model")
+    assert reopened.processor is None and reopened.evaluate(random_pixels(vit, 4, seed=9))["quantized"].images == 4
+    with pytest.raises(ValueError, match="Images need the model's image processor, and there is none"):
+        quantizer.quantize(SMALL, [Image.new("RGB", (16, 16))] * 8)
 
 
 def test_features_without_a_head_are_quantized_and_load_again(vit, tmp_path):

@@ -3,14 +3,17 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from importlib.metadata import version
 
 import pytest
 import torch
-from conftest import random_pixels
-from transformers import AutoModelForImageClassification
+from conftest import WINDOWED, random_pixels
+from transformers import AutoModelForImageClassification, SwinConfig
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
-from optimum_mixq.report import float_parts, frontier_points, frontier_table, name_machine
+from optimum_mixq.rebuilding import require_same_shape
+from optimum_mixq.report import Contender, Report, float_parts, frontier_points, frontier_table, name_machine
+from optimum_mixq.stages.evaluation import Evaluation
 
 
 SMALL = MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=8, batch_size=4)
@@ -146,6 +149,61 @@ def test_a_reopened_model_gives_the_same_report(made):
     assert again.contenders[-1].evaluation == report.contenders[-1].evaluation
     assert again.frontier == report.frontier
     assert torch.equal(again.heat_maps[0].relevance, report.heat_maps[0].relevance)
+
+
+def test_another_float_model_is_refused_before_images_are_read(made):
+    from conftest import make_model
+
+    _, folder, _ = made
+    vit = make_model("vit")
+    with pytest.raises(
+        ValueError, match="The float model does not match the packed one in .*: its type is vit, and not"
+    ):
+        require_same_shape(vit, AutoModelForImageClassification.from_pretrained(folder), str(folder))
+    with pytest.raises(ValueError, match="its layers' size is .*, and not .*. Name the model that it was made"):
+        swin = type(make_model("swin"))(SwinConfig(**WINDOWED | {"num_labels": 3}))
+        require_same_shape(swin, AutoModelForImageClassification.from_pretrained(folder), str(folder))
+
+
+def test_the_page_tells_when_and_how_it_was_made_and_what_the_colours_mean(made):
+    quantizer, folder, report = made
+    page = (folder / "report.html").read_text()
+    assert f"optimum-mixq {version('optimum-mixq')}" in report.origin[0] and report.origin[1].startswith(
+        "Budget: 4 bits"
+    )
+    assert report.origin[2].startswith("Made by: optimum-cli mixq quantize --model swin --dataset DATASET")
+    assert all(line in page for line in report.origin)
+    unit, bits = next((unit, bits) for unit, bits in quantizer.plan.bits.items() if bits[0] != bits[1])
+    assert f"<title>{unit}: {bits[0]}/{bits[1]} bits</title>" in page
+    assert "prefers-color-scheme:dark" in page and "@media print" in page
+
+
+def told(*milliseconds, kl=(None, 0.02, 0.01), accuracy=(0.9, 0.88, 0.87)):
+    """Return the words under the table of a report on a float, a uniform and a mixed model."""
+    contenders = [
+        Contender(name, 1.0, time, Evaluation(100, right, None, distance))
+        for name, time, distance, right in zip(
+            ("float", "uniform 4", "this model"), milliseconds, kl, accuracy, strict=True
+        )
+    ]
+    report = Report(
+        "a", (), "100 images", "a machine", tuple(contenders), BitPlan({"blocks.0.fc1": 4}), (4, 4), None, None, (),
+        None, {}, (),
+    )  # fmt: skip
+    return report.as_html()
+
+
+def test_mixed_against_uniform_is_said_in_words():
+    page = told(2.0, 1.0, 1.0)
+    assert "distance to float is 0.50 times that of uniform 4." in page and "intervals of their top-1 overlap" in page
+    assert "overlap" not in told(2.0, 1.0, 1.0, accuracy=(0.9, 0.9, 0.1))
+
+
+def test_a_model_that_is_not_faster_is_not_praised_for_it():
+    faster, slower = told(2.0, 1.0, 1.0), told(1.0, 1.0, 2.0)
+    assert "2.0 x</b><span>as fast" in faster and "not faster than float here" not in faster
+    assert "as fast" not in slower and "not faster than float here" in slower
+    assert "-3.00</b><span>points of top-1: 90.00 % to 87.00 % on 100 images" in slower
 
 
 def test_a_hand_written_plan_is_reported_without_measurements(vit, tmp_path):

@@ -147,7 +147,15 @@ def test_a_report_of_a_reopened_model_leaves_out_what_chose_the_bits_too(saved, 
 def test_the_command_line_leaves_them_out_and_says_so(saved, tmp_path, capsys):
     _, pixels, folder = saved
     labelled = DataLoader(TensorDataset(pixels, torch.arange(30) % 5))
-    words = {"dataset": labelled, "split": None, "samples": None, "seed": 0, "batch_size": 8, "revision": None, "device": None}
+    words = {
+        "dataset": labelled,
+        "split": None,
+        "samples": None,
+        "seed": 0,
+        "batch_size": 8,
+        "revision": None,
+        "device": None,
+    }
     run_evaluate(Namespace(model=str(folder), **words))
     told = capsys.readouterr().out
     assert "on 18 images" in told and "12 images that served calibration, the choice of bits or training were" in told

@@ -171,7 +171,7 @@ def test_a_size_that_the_model_does_not_take_is_said(vit, processor):
     with pytest.raises(ValueError, match="Expected images with 3 channels, found 1"):
         open_images(torch.zeros(2, 1, 16, 16), vit, None)
     processor.size = {"height": 20, "width": 20}
-    with pytest.raises(ValueError, match="found 20 x 20 after the image processor"):
+    with pytest.raises(ValueError, match="Expected images of 16 x 16 pixels, found 20 x 20. Set the image processor"):
         all_batches(open_images([picture()], vit, processor))
 
 

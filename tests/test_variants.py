@@ -114,7 +114,8 @@ def quantize(model, pixels, config, plan):
 def relative_error(model, packed, pixels):
     reference = copy.deepcopy(model).eval()(pixel_values=pixels.to(model.dtype)).logits.double()
     found = packed(pixel_values=pixels.to(model.dtype)).logits.double()
-    return float((found - reference).norm() / reference.norm())
+    # One logit near zero is not held to a share of itself.
+    return float((found - reference).norm() / max(reference.norm(), 0.3 * reference.numel() ** 0.5))
 
 
 def check(family, options, size, head, activation, arithmetic, bits, plan, mode, dtype, tmp):

@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers import PreTrainedModel
 
-from optimum_mixq.architectures import Architecture, describe
+from optimum_mixq.architectures import describe
 from optimum_mixq.lrp.rules import (
     Identity,
     Mean,
@@ -26,15 +25,8 @@ from optimum_mixq.lrp.rules import (
     PositiveLinear,
     ResidualSum,
     attend,
-    attend_plainly,
 )
-from optimum_mixq.measuring import measuring
-
-
-RELEVANCE_ATTENTION = "mixq_relevance"
-
-# Called with the name of a unit and the tensors that enter it, while the forward runs.
-Watch = Callable[[str, Sequence[Tensor]], None]
+from optimum_mixq.watching import Watch, observed
 
 
 @contextmanager
@@ -43,31 +35,11 @@ def relevance_rules(model: PreTrainedModel, watch: Watch | None = None) -> Itera
 
     `watch` is given what enters each unit: the tensor that its linear layers read, or the two operands of a matmul.
     """
-    with _observed(model, watch, attend), ExitStack() as stack:
+    with observed(model, watch, attend), ExitStack() as stack:
         for block in describe(model).blocks:
             for name in block.activations:
                 stack.enter_context(_identity_forward(model.get_submodule(name)))
         stack.enter_context(_Rules())
-        yield
-
-
-@contextmanager
-def watched_units(model: PreTrainedModel, watch: Watch) -> Iterator[None]:
-    """Show `watch` what enters each unit, as `relevance_rules` does, while backward carries plain gradients."""
-    with _observed(model, watch, attend_plainly):
-        yield
-
-
-@contextmanager
-def _observed(model: PreTrainedModel, watch: Watch | None, attention: Callable[..., Tensor]) -> Iterator[None]:
-    architecture = describe(model)
-    with ExitStack() as stack:
-        stack.enter_context(measuring(model))
-        stack.enter_context(_frozen(model))
-        stack.enter_context(_replaced_attention(model, architecture, watch, attention))
-        if watch is not None:
-            stack.enter_context(_watched(model, architecture, watch))
-        stack.enter_context(torch.enable_grad())
         yield
 
 
@@ -156,60 +128,6 @@ _RULES: dict[Any, Callable[..., Tensor | None]] = {
 
 
 @contextmanager
-def _replaced_attention(
-    model: PreTrainedModel, architecture: Architecture, watch: Watch | None, attention: Callable[..., Tensor]
-) -> Iterator[None]:
-    before = model.config._attn_implementation
-    names = {model.get_submodule(block.attention): block.name for block in architecture.blocks if block.attention}
-
-    def run(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        scaling: float | None = None,
-        **_: Any,
-    ) -> tuple[Tensor, None]:
-        with torch._C.DisableTorchFunction():
-            scaling = query.size(-1) ** -0.5 if scaling is None else scaling
-            output = attention(query, key, value, attention_mask, scaling, _watch_products(names[module], watch))
-            return output.transpose(1, 2).contiguous(), None
-
-    AttentionInterface.register(RELEVANCE_ATTENTION, run)
-    # Without a mask function of the same name transformers drops masks.
-    AttentionMaskInterface.register(RELEVANCE_ATTENTION, eager_mask)
-    model.set_attn_implementation(RELEVANCE_ATTENTION)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-def _watch_products(block: str, watch: Watch | None) -> Callable[[str, Tensor, Tensor], None] | None:
-    if watch is None:
-        return None
-    return lambda product, left, right: watch(f"{block}.{product}", (left, right))
-
-
-@contextmanager
-def _watched(model: PreTrainedModel, architecture: Architecture, watch: Watch) -> Iterator[None]:
-    hooks = []
-    for unit in architecture.units:
-        if unit.modules:  # its layers read the same tensor: the first one tells
-
-            def see(_: nn.Module, arguments: tuple, name: str = unit.name) -> None:
-                watch(name, arguments[:1])
-
-            hooks.append(model.get_submodule(unit.modules[0]).register_forward_pre_hook(see))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
 def _identity_forward(module: nn.Module) -> Iterator[None]:
     plain = module.forward
 
@@ -222,15 +140,3 @@ def _identity_forward(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         del module.forward
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Parameters carry no relevance: only activations may require gradients inside."""
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, requires in wanted.items():
-            parameter.requires_grad_(requires)

@@ -218,24 +218,6 @@ def attend(
     return MatrixProduct.apply(weights, value)
 
 
-def attend_plainly(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    watch: Callable[[str, Tensor, Tensor], None] | None = None,
-) -> Tensor:
-    """Return the same output with the gradients of plain operations."""
-    if watch is not None:
-        watch("qk", query, key)
-    scores = (query @ key.mT) * scaling
-    weights = (scores if mask is None else scores + mask).softmax(-1)
-    if watch is not None:
-        watch("av", weights, value)
-    return weights @ value
-
-
 def _spread(per_output: Tensor, kernel: Tensor, input: Tensor, stride: tuple[int, int]) -> Tensor:
     """Return the transposed convolution, as large as the input."""
     spread = F.conv_transpose2d(per_output, kernel, None, stride)

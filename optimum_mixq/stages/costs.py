@@ -11,11 +11,11 @@ from optimum_mixq.architectures import Architecture, attention_shape, describe, 
 from optimum_mixq.artifacts import UnitCosts
 from optimum_mixq.config import ATTENTION_CHILD, STEM_AND_HEAD_BITS
 from optimum_mixq.file_size import file_bytes
-from optimum_mixq.lrp.propagation import watched_units
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.layers import Arithmetic
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.watching import watched_units
 
 
 META = torch.device("meta")

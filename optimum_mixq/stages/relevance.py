@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures import Architecture, describe
 from optimum_mixq.artifacts import LayerRelevance
 from optimum_mixq.data import Batch
-from optimum_mixq.lrp.propagation import relevance_rules, watched_units
+from optimum_mixq.lrp.propagation import relevance_rules
 from optimum_mixq.progress import progress_bar
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.tasks import task_of
+from optimum_mixq.watching import watched_units
 
 
 Score = Literal["absolute", "signed", "mean", "gradient"]

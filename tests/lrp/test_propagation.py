@@ -6,7 +6,8 @@ import torch
 from conftest import random_pixels
 
 from optimum_mixq.architectures import describe
-from optimum_mixq.lrp.propagation import relevance_rules, watched_units
+from optimum_mixq.lrp.propagation import relevance_rules
+from optimum_mixq.watching import watched_units
 
 
 def state_of(model):

@@ -15,8 +15,8 @@ from optimum_mixq.lrp.rules import (
     PositiveLinear,
     ResidualSum,
     attend,
-    attend_plainly,
 )
+from optimum_mixq.watching import attend_plainly
 
 
 def numbers(*shape, seed=0):

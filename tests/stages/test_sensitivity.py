@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import make_model, random_pixels
 
+from optimum_mixq import progress
 from optimum_mixq.architectures import describe
 from optimum_mixq.artifacts import BitPlan, SensitivityTable
 from optimum_mixq.config import MixQConfig
@@ -128,6 +129,26 @@ def test_a_run_killed_in_the_middle_goes_on_and_gives_the_same_table(vit, tmp_pa
     assert resumed == whole
     done = len(calls)
     assert measured(vit, progress_file=path) == whole and len(calls) == done
+
+
+def test_the_bar_counts_the_blocks_that_are_run_and_a_resumed_one_starts_where_it_was(vit, tmp_path, monkeypatch):
+    bars, runs, original = [], [], sensitivity.run_block
+
+    def keep(*arguments):
+        bars.append(progress.progress_bar(*arguments))
+        return bars[-1]
+
+    monkeypatch.setattr(sensitivity, "progress_bar", keep)
+    monkeypatch.setattr(sensitivity, "run_block", lambda *arguments: runs.append(1) or original(*arguments))
+    path = tmp_path / "sensitivity.json"
+    measured(vit, progress_file=path)
+    # What is run beside the variants is one pass per batch that hands on the baseline's hidden states.
+    assert bars[0].n == bars[0].total == len(runs) - 2 * 3
+    monkeypatch.setattr(sensitivity, "run_block", original)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "done": [entry for entry in content["done"] if entry[0] == 0]}))
+    measured(vit, progress_file=path)
+    assert bars[1].initial == bars[1].total / 2 and bars[1].n == bars[1].total
 
 
 def test_a_table_of_something_else_is_refused_and_says_what_differs(vit, tmp_path):
