@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Write the tables of the README from benchmarks/results, so that no number there is typed.
+"""Write the tables of README.md and docs/results.md from benchmarks/results, so that no number there is typed.
 
 python benchmarks/readme.py
 """
@@ -7,31 +7,104 @@ python benchmarks/readme.py
 import json
 import re
 import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from common import read_results
 
 from optimum_mixq import DEMO_MODELS, demo_model_path
 
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+# What the summary calls the trained models.
+NAMES = {
+    "vit": "ViT, shipped", "deit": "DeiT, shipped", "swin": "Swin, shipped",
+    "vit-small-cifar10": "ViT-S/14, CIFAR-10", "vit-small-tin200": "ViT-S/14, Tiny-ImageNet",
+}  # fmt: skip
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    tables = {
-        "uniform_ptq": accuracy_table(),
-        "ablation": ablation_table(),
-        "demo_models": demo_table(),
-        "mixed_precision": mixed_table(),
-        "relevance": relevance_table(),
-        "qat": qat_table(),
-        "latency": latency_table(),
-    }
-    for name, table in tables.items():
+    for page, tables in pages().items():
+        path = ROOT / page
+        path.write_text(fill_in(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
+
+
+def pages() -> dict[str, dict[str, Callable[[], str]]]:
+    """Return the tables of each page, by the names that its markers have."""
+    return {
+        "README.md": {"summary": summary_table},
+        "docs/results.md": {
+            "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
+            "mixed_precision": mixed_table, "relevance": relevance_table, "qat": qat_table, "latency": latency_table,
+        },
+    }  # fmt: skip
+
+
+def fill_in(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """Return a page with its tables between `<!-- name: how to measure -->` and `<!-- end -->`."""
+    for name, build in tables.items():
+        table = build()
         pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
-    README.write_text(text, encoding="utf-8")
+        text, found = re.subn(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
+        if found != 1:
+            raise ValueError(f"Expected one place for the table '{name}', found {found}.")
+    return text
+
+
+def summary_table() -> str:
+    """Return a row per model: accuracy and size of the trained ones, speed and size of the usual sizes."""
+    lines = [
+        "| model | float | uniform 4 | mixed 4 | uniform 3 | mixed 3 | MB: float → 4 bits | speed: 1, 8 images |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows = read_results("summary.jsonl")
+    for row in rows:
+        accuracies = [row["top1"], *mean_accuracies(row["model"])] if "top1" in row else []
+        cells = [f"{accuracy:.1f}" for accuracy in accuracies] or [""] * 5
+        sizes = f"{row['float_megabytes']:.1f} → {row['packed_megabytes']['4']:.1f}"
+        lines.append(f"| {' | '.join([NAMES.get(row['model'], row['model']), *cells, sizes, speeds(row['model'])])} |")
+    compiled = multiples("ViT-B/16", 1, "mixq mixed 3-6 compiled")
+    told = (
+        f"Accuracy: top-1 %, mean of three calibration seeds, on {rows[0]['images']} images for the shipped models "
+        f"and {rows[3]['images']} for the others. Speed: multiples of bfloat16 eager (in brackets: of float32 eager) "
+        f"of a plan of 3 to 6 bits in eager mode; `torch.compile` takes ViT-B/16 to {compiled} for 1 image. "
+        f"Measured on {machines_of(1)}. Empty cells were not measured."
+    )
+    return "\n".join([*lines, "", told])
+
+
+def mean_accuracies(model: str) -> list[float]:
+    """Return top-1 of uniform and mixed 4 bits, then of uniform and mixed 3 bits."""
+    rows = [row for row in read_results("mixed_precision.jsonl") if row["model"] == model and not row["decide"]]
+    wanted = [(target, plan) for target in (4, 3) for plan in ("uniform", "default")]
+    return [statistics.mean(row["top1"] for row in rows if (row["target"], row["plan"]) == found) for found in wanted]
+
+
+def speeds(model: str) -> str:
+    found = [multiples(model, batch, "mixq mixed 3-6 eager") for batch in (1, 8)]
+    return ", ".join(text for text in found if text is not None)
+
+
+def multiples(model: str, batch: int, contender: str, threads: int = 1) -> str | None:
+    """Return how many times as fast as bfloat16 eager a contender is, and in brackets as float32 eager."""
+    setting = (model, batch, threads)
+    times = {row["contender"]: row["milliseconds"] for row in timings() if setting_of(row) == setting}
+    if contender not in times:
+        return None
+    return f"{times['bfloat16 eager'] / times[contender]:.2f} ({times['float32 eager'] / times[contender]:.2f})"
+
+
+def timings() -> list[dict[str, Any]]:
+    return read_results("latency.jsonl")
+
+
+def setting_of(row: Mapping[str, Any]) -> tuple[str, int, int]:
+    return row["model"], row["batch"], row["threads"]
+
+
+def machines_of(threads: int) -> str:
+    return "; ".join(sorted({row["machine"] for row in timings() if row["threads"] == threads}))
 
 
 def accuracy_table() -> str:
@@ -150,8 +223,8 @@ def demo_table() -> str:
 
 
 def latency_table() -> str:
-    rows = read_results("latency.jsonl")
-    settings = list(dict.fromkeys((row["model"], row["batch"], row["threads"]) for row in rows))
+    rows = timings()
+    settings = list(dict.fromkeys(map(setting_of, rows)))
     contenders = list(dict.fromkeys(row["contender"] for row in rows))
     lines = [
         "| contender | "
@@ -159,10 +232,13 @@ def latency_table() -> str:
         + " |",
         "|---|" + "---|" * len(settings),
     ]
-    cells = {(r["contender"], r["model"], r["batch"], r["threads"]): r for r in rows}
+    cells = {(row["contender"], *setting_of(row)): row["milliseconds"] for row in rows}
     for contender in contenders:
-        found = [cells.get((contender, *setting)) for setting in settings]
-        texts = ["" if row is None else f"{row['speedup']:.2f} x ({row['milliseconds']:.0f} ms)" for row in found]
+        texts = []
+        for setting in settings:
+            time = cells.get((contender, *setting))
+            base, plain = cells["bfloat16 eager", *setting], cells["float32 eager", *setting]
+            texts.append("" if time is None else f"{base / time:.2f} ({plain / time:.2f}), {time:.0f} ms")
         lines.append(f"| {contender} | " + " | ".join(texts) + " |")
     machines = sorted({row["machine"] for row in rows})
     lines += [

@@ -131,7 +131,7 @@ class MixQQuantizer(OptimumQuantizer):
         return quantizer
 
     def load_measurements(self, folder: str | Path) -> None:
-        """Take the relevance and sensitivity that lie in a folder, so that they are not measured again."""
+        """Read relevance and sensitivity from a folder, so that they are not measured again."""
         if not self._take_measurements(folder):
             raise ValueError(
                 f"Expected a folder with measurements (mixq_relevance.json, mixq_sensitivity.json), found none in "
@@ -159,8 +159,8 @@ class MixQQuantizer(OptimumQuantizer):
 
         `plan` is a `BitPlan`, the path of one, or "uniform". Without it relevance and sensitivity are measured and the
         best plan within the configuration's budget is chosen. What this quantizer measured before is used again where
-        it fits. What was measured so far lies beside `save_dir`, so that a run that was stopped goes on when it is
-        called again.
+        it fits. Measurements are kept next to `save_dir` while they grow, so that a run that was stopped resumes when
+        it is called again.
         """
         config = config or MixQConfig()
         target = None if save_dir is None else self._require_target(Path(save_dir))
@@ -188,9 +188,9 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> PreTrainedModel:
         """Return the packed model after quantization-aware training on images of `dataset`, and save it if asked to.
 
-        `plan` is as in `quantize`; a quantizer that has one goes on with it. With the data set `evaluation` the
-        best epoch is kept, judged on the images of it that are none of the training's, else the last one. A training
-        that was stopped goes on when it is called with the same `save_dir`.
+        `plan` is as in `quantize`; a quantizer that already has one uses it. With the data set `evaluation` the best
+        epoch is kept, judged on those of its images that are not trained on; without it the last one is kept. Training
+        that was stopped resumes when it is called with the same `save_dir`.
         """
         config = config or self._config_of_plan()
         target = None if save_dir is None else self._require_target(Path(save_dir))

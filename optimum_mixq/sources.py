@@ -53,10 +53,12 @@ def open_images(
             torch data set or a DataLoader with a length, a list of images or of pairs (image, label), a dict of
             columns such as {"image": [...], "label": [...]}, or pixel values (N, C, H, W) as the model takes them.
             An image is a PIL image, a file's path, a uint8 array (H, W, 3), or pixel values (C, H, W).
+        model: the model that the images are for; its classes are what labels are matched with.
         processor: the model's own image processor; needed for everything but pixel values.
         role: what the images are for. It chooses among the splits of a folder or data set when `split` is None, and
             for evaluation labels have to be the model's.
         split: a split's name, or a part of one such as "train[:20]".
+        image_column, label_column: names of a data set's columns, where they are not the usual ones.
         label_names: the model's class for each of the source's, where their names differ: {"flugzeug": "airplane"}.
         on_error: "skip" reads every image once in advance and leaves out, with a warning, those that cannot be read.
     """
