@@ -52,7 +52,7 @@ def load_subject(name: str, bench: Path | None) -> Subject:
 
 
 def logits_of(model: PreTrainedModel, pixels: Tensor, batch_size: int = 50) -> Tensor:
-    from optimum_mixq.data import Batch
+    from optimum_mixq.images.batches import Batch
 
     batches = (Batch(part, None, ()) for part in pixels.split(batch_size))
     return measure_logits(model, batches)[0]

@@ -36,7 +36,7 @@ from transformers import (
 
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.hub import attach, insert_packed_layers
+from optimum_mixq.integration.hf_quantizer import attach, insert_packed_layers
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
 

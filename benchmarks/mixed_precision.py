@@ -23,16 +23,16 @@ from transformers import PreTrainedModel
 
 from optimum_mixq import DEMO_MODELS
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
-from optimum_mixq.choices import budget_of, candidate_bits, measured_bits
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.data import Batch
+from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import compare_plans, propose_plans, quantize_model, sense
-from optimum_mixq.stages.calibration import calibrate_variants
-from optimum_mixq.stages.conversion import pack, pack_layer
-from optimum_mixq.stages.costs import measure_costs
+from optimum_mixq.stages.allocation.candidates import budget_of, candidate_bits, measured_bits
+from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
-from optimum_mixq.stages.relevance import measure_relevance
-from optimum_mixq.stages.sensitivity import measure_sensitivity
+from optimum_mixq.stages.packing import pack, pack_layer
+from optimum_mixq.stages.relevance.measure import measure_relevance
+from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 
 
 FILE = "mixed_precision.jsonl"

@@ -30,12 +30,12 @@ from optimum_mixq import (
     open_images,
 )
 from optimum_mixq.artifacts import LayerRelevance, SensitivityTable
-from optimum_mixq.data import Batch, Images, draw_rows
+from optimum_mixq.images.batches import Batch, Images, draw_rows
 from optimum_mixq.pipeline import choose_plan
-from optimum_mixq.stages.calibration import calibrate
-from optimum_mixq.stages.conversion import make_trainable, pack
+from optimum_mixq.stages.calibration.blocks import calibrate
 from optimum_mixq.stages.evaluation import measure_logits, score
-from optimum_mixq.stages.training import train
+from optimum_mixq.stages.packing import make_trainable, pack
+from optimum_mixq.stages.training.loop import train
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

@@ -24,8 +24,8 @@ from common import BENCH_MODELS, Subject, load_subject, machine, read_results, w
 from latency import SIZES
 
 from optimum_mixq import DEMO_MODELS
-from optimum_mixq.data import Batch
-from optimum_mixq.stages.relevance import measure_relevance
+from optimum_mixq.images.batches import Batch
+from optimum_mixq.stages.relevance.measure import measure_relevance
 
 
 FILE = "relevance.jsonl"

@@ -15,8 +15,8 @@ from latency import SIZES
 from transformers import PreTrainedModel
 
 from optimum_mixq import DEMO_MODELS, BitPlan, MixQConfig
-from optimum_mixq.file_size import saved_bytes
-from optimum_mixq.stages.costs import measure_costs
+from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.utils.file_size import saved_bytes
 
 
 FILE = "summary.jsonl"

@@ -20,10 +20,10 @@ from common import BENCH_MODELS, Subject, load_subject, logits_of, machine, read
 from optimum_mixq import DEMO_MODELS
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.hub import attach
-from optimum_mixq.stages.calibration import calibrate
-from optimum_mixq.stages.conversion import pack
+from optimum_mixq.integration.hf_quantizer import attach
+from optimum_mixq.stages.calibration.blocks import calibrate
 from optimum_mixq.stages.evaluation import score
+from optimum_mixq.stages.packing import pack
 
 
 FILE = "uniform_ptq.jsonl"

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, get_cosine_schedule_with_warmup
 
 from optimum_mixq import BitPlan, MixQConfig, MixQTrainingConfig, open_images, pack_trained, prepare_for_training
-from optimum_mixq.metrics import load_accuracy
-from optimum_mixq.stages.training import parameter_groups
+from optimum_mixq.stages.training.data import TrainingImages
+from optimum_mixq.stages.training.loop import parameter_groups
+from optimum_mixq.stages.training.metrics import load_accuracy
 from optimum_mixq.tasks import task_of
-from optimum_mixq.training_data import TrainingImages
 
 
 def parse_arguments() -> argparse.Namespace:

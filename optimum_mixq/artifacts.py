@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures import Architecture, describe
+from optimum_mixq.architectures.describe import Architecture, describe
 
 
 SMALLEST_BITS, LARGEST_BITS = 2, 8

@@ -16,26 +16,26 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import logging
 
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.data import draw_rows
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
-from optimum_mixq.file_size import saved_bytes
-from optimum_mixq.pictures import draw_frontier
-from optimum_mixq.preparation import load_processor
+from optimum_mixq.images.batches import draw_rows
+from optimum_mixq.images.preparation import load_processor
+from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches
+from optimum_mixq.images.sources import open_images
 from optimum_mixq.quantizer import SWEEP, MixQQuantizer, work_folder
-from optimum_mixq.report import Contender, frontier_points, frontier_table
-from optimum_mixq.selection import FILE_NAME, ServedImages, UnseenBatches
-from optimum_mixq.sharing import make_folder, megabytes_of, require_empty
-from optimum_mixq.sources import open_images
-from optimum_mixq.stages.evaluation import measure_logits, score
-from optimum_mixq.tasks import task_of
-from optimum_mixq.training_config import MixQTrainingConfig
-from optimum_mixq.wording import (
+from optimum_mixq.reporting.page import Contender, frontier_points, frontier_table
+from optimum_mixq.reporting.pictures import draw_frontier
+from optimum_mixq.reporting.upload import make_folder, megabytes_of, require_empty
+from optimum_mixq.reporting.wording import (
     describe_comparison,
     describe_evaluation,
     describe_plan,
     describe_time,
     describe_training,
 )
+from optimum_mixq.stages.evaluation import measure_logits, score
+from optimum_mixq.stages.training.config import MixQTrainingConfig
+from optimum_mixq.tasks import task_of
+from optimum_mixq.utils.file_size import saved_bytes
 
 
 def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:

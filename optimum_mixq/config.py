@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from optimum_mixq.checks import is_number, is_positive, is_whole, require, require_one_of
+from optimum_mixq.utils.checks import is_number, is_positive, is_whole, require, require_one_of
 
 
 QUANT_METHOD = "mixq"

@@ -12,21 +12,27 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, as_pair
-from optimum_mixq.choices import budget_of, candidate_bits, measured_bits, require_plan_exists, target_bits
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.data import Batch, Images, fingerprint
-from optimum_mixq.fingerprints import fingerprint_inputs, fits
-from optimum_mixq.hub import attach
-from optimum_mixq.stages.allocation import allocate, combine_scores, sweep
-from optimum_mixq.stages.calibration import calibrate, calibrate_variants
-from optimum_mixq.stages.conversion import make_trainable, pack, pack_layer
-from optimum_mixq.stages.costs import measure_costs
+from optimum_mixq.images.batches import Batch, Images, fingerprint
+from optimum_mixq.images.fingerprints import fingerprint_inputs, fits
+from optimum_mixq.integration.hf_quantizer import attach
+from optimum_mixq.stages.allocation.allocate import allocate, combine_scores, sweep
+from optimum_mixq.stages.allocation.candidates import (
+    budget_of,
+    candidate_bits,
+    measured_bits,
+    require_plan_exists,
+    target_bits,
+)
+from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
 from optimum_mixq.stages.evaluation import measure_logits
-from optimum_mixq.stages.relevance import measure_relevance
-from optimum_mixq.stages.sensitivity import mark_sensitivity, measure_sensitivity
-from optimum_mixq.stages.training import EpochResult, suit_rates, train
+from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
+from optimum_mixq.stages.relevance.measure import measure_relevance
+from optimum_mixq.stages.sensitivity.measure import mark_sensitivity, measure_sensitivity
+from optimum_mixq.stages.training.config import MixQTrainingConfig
+from optimum_mixq.stages.training.loop import EpochResult, suit_rates, train
 from optimum_mixq.tasks import task_of
-from optimum_mixq.training_config import MixQTrainingConfig
 
 
 # Exponents of relevance whose best plans are compared with that of `alpha`.

@@ -16,13 +16,14 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
-from optimum_mixq.architectures import describe
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.rebuilding import require_rebuildable, require_same_shape
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
-from optimum_mixq.card import Evaluated, Timing, model_card
-from optimum_mixq.choices import require_within_limits, uniform_plan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.data import Batch, Images, draw_rows
-from optimum_mixq.file_size import saved_bytes
+from optimum_mixq.images.batches import Batch, Images, draw_rows
+from optimum_mixq.images.preparation import load_processor
+from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches, watch
+from optimum_mixq.images.sources import open_images
 from optimum_mixq.pipeline import (
     choose_plan,
     plan_within_budget,
@@ -32,18 +33,17 @@ from optimum_mixq.pipeline import (
     sweep_plans,
     train_model,
 )
-from optimum_mixq.preparation import load_processor
-from optimum_mixq.rebuilding import require_rebuildable, require_same_shape
-from optimum_mixq.report import Report
-from optimum_mixq.reporting import build_report
-from optimum_mixq.selection import FILE_NAME, ServedImages, UnseenBatches, watch
-from optimum_mixq.sharing import appearing_folder, megabytes_of, require_empty, upload
-from optimum_mixq.sources import open_images
-from optimum_mixq.stages.costs import measure_costs
+from optimum_mixq.reporting.card import Evaluated, Timing, model_card
+from optimum_mixq.reporting.compare import build_report
+from optimum_mixq.reporting.page import Report
+from optimum_mixq.reporting.upload import appearing_folder, megabytes_of, require_empty, upload
+from optimum_mixq.stages.allocation.candidates import require_within_limits, uniform_plan
+from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.evaluation import Evaluation, measure_together, score
-from optimum_mixq.stages.training import EpochResult
+from optimum_mixq.stages.training.config import MixQTrainingConfig
+from optimum_mixq.stages.training.loop import EpochResult
 from optimum_mixq.tasks import task_of
-from optimum_mixq.training_config import MixQTrainingConfig
+from optimum_mixq.utils.file_size import saved_bytes
 
 
 logger = logging.get_logger(__name__)

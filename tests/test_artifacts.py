@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from optimum_mixq.architectures import describe
+from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import BitPlan
 
 

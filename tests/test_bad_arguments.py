@@ -11,7 +11,7 @@ from conftest import make_model
 
 from optimum.commands.register.register_mixq import SWEEP_WIDTHS, MixQCommand
 from optimum_mixq import BitPlan, MixQConfig, MixQTrainingConfig, demo_images_path, demo_model_path
-from optimum_mixq.architectures import describe
+from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import LayerRelevance, SensitivityTable
 from optimum_mixq.quantizer import SWEEP
 

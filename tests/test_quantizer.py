@@ -12,9 +12,9 @@ from torch import nn
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, MixQTrainingConfig, pipeline
-from optimum_mixq.stages import sensitivity
-from optimum_mixq.stages.costs import measure_costs
-from optimum_mixq.stages.training import _Training
+from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.stages.sensitivity.measure import measure as sensitivity
+from optimum_mixq.stages.training.loop import _Training
 
 
 SMALL = MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=8, batch_size=4)

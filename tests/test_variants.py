@@ -25,7 +25,7 @@ from transformers import (
 
 from optimum_mixq import MixQConfig, MixQQuantizer
 from optimum_mixq.pipeline import quantize_model
-from optimum_mixq.stages.calibration import calibrate
+from optimum_mixq.stages.calibration.blocks import calibrate
 
 
 IMAGES = 12

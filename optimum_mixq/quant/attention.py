@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from optimum_mixq.quant.bitpacking import int16_to_scale, scale_to_int16
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, log_steps
-from optimum_mixq.quant.packing import int16_to_scale, scale_to_int16
 from optimum_mixq.quant.prepared import PreparedModule
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_mixq.kernels import Activation, IntegerProduct, Kernel, WeightCodes, prepare_kernel
+from optimum_mixq.quant.bitpacking import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
 from optimum_mixq.quant.codes import quantize_columns
 from optimum_mixq.quant.grids import UniformGrid, quantize
 from optimum_mixq.quant.layers import (
@@ -21,7 +22,6 @@ from optimum_mixq.quant.layers import (
     integer_operand,
     layer_arithmetic,
 )
-from optimum_mixq.quant.packing import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
 from optimum_mixq.quant.prepared import PreparedModule
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from optimum_mixq.kernels import Kernel
+from optimum_mixq.quant.bitpacking import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
 from optimum_mixq.quant.grids import UniformGrid, dequantize, quantize
 from optimum_mixq.quant.layers import QuantConv2d
-from optimum_mixq.quant.packing import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
 from optimum_mixq.quant.patches import build_kernels, embed_patches
 from optimum_mixq.quant.prepared import PreparedModule
 

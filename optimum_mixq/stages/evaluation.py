@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.data import Batch
-from optimum_mixq.measuring import measuring
+from optimum_mixq.architectures.measuring import measuring
+from optimum_mixq.images.batches import Batch
 from optimum_mixq.tasks.base import Task
 from optimum_mixq.tasks.single_label import SingleLabel
 

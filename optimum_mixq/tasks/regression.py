@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures import describe
+from optimum_mixq.architectures.describe import describe
 from optimum_mixq.tasks.base import Task, register_task
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from optimum_mixq import BitPlan, MixQConfig
-from optimum_mixq.architectures import describe
+from optimum_mixq.architectures.describe import describe
 from optimum_mixq.kernels import IntegerProduct, IntMMKernel, ReferenceKernel, registry
 from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.quant import attention

@@ -9,11 +9,11 @@ from conftest import BUILDERS, make_model, random_pixels
 from cuda_stand_in import DEVICE, other_device
 
 from optimum_mixq import BitPlan, MixQConfig
-from optimum_mixq.data import Batch
+from optimum_mixq.images.batches import Batch
 from optimum_mixq.kernels import IntegerProduct, IntMMKernel
 from optimum_mixq.pipeline import choose_plan, prepare_for_training, quantize_model
 from optimum_mixq.quant import attention
-from optimum_mixq.stages.relevance import measure_relevance
+from optimum_mixq.stages.relevance.measure import measure_relevance
 
 
 CONFIG = MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=4, compare=False)

@@ -9,8 +9,8 @@ from conftest import DEVICE
 
 from optimum_mixq.quant.grids import dequantize, fake_quantize, quantize
 from optimum_mixq.quant.layers import QuantLinear, column_operand
-from optimum_mixq.quant.observers import RowObserver, minmax_grid, searched_weight_grid
 from optimum_mixq.quant.packed import PackedLinear
+from optimum_mixq.stages.calibration.observers import RowObserver, minmax_grid, searched_weight_grid
 
 
 BITS = range(2, 9)

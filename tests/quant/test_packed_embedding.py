@@ -7,8 +7,8 @@ from conftest import DEVICE
 from torch import nn
 
 from optimum_mixq.quant.layers import QuantConv2d
-from optimum_mixq.quant.observers import RowObserver, minmax_grid, searched_weight_grid
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.stages.calibration.observers import RowObserver, minmax_grid, searched_weight_grid
 
 
 def patch_embedding():

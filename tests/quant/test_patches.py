@@ -5,8 +5,8 @@ import torch.nn.functional as F
 
 from optimum_mixq.kernels import IntMMKernel, ReferenceKernel, choose_kernel
 from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
-from optimum_mixq.quant.observers import searched_weight_grid
 from optimum_mixq.quant.patches import build_kernels, embed_patches
+from optimum_mixq.stages.calibration.observers import searched_weight_grid
 
 
 KERNELS_HERE = sorted({ReferenceKernel, IntMMKernel, choose_kernel(torch.device("cpu"))}, key=str)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import random_pixels
 
-from optimum_mixq.sources import open_images
+from optimum_mixq.images.sources import open_images
 from optimum_mixq.stages.evaluation import measure_logits, score
 
 

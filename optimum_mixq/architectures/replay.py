@@ -1,0 +1,190 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Runs a model block by block: what calibration and sensitivity share.
+
+The blocks of a ViT, DeiT or Swin form a chain: each takes the hidden states that the one before returned, and beside
+them arguments (masks, map sizes) that do not depend on the weights. `record_calls` keeps those.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures.describe import Architecture, Block
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """The arguments of one block's forward beside its hidden states."""
+
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelCalls:
+    """What a model's own forward hands to its blocks beside hidden states, and what its last link returns."""
+
+    blocks: dict[str, BlockCall]  # by block name
+    others_returned: int | None  # by the last link of the chain, beside hidden states; None for a bare tensor
+
+
+class _Stop(Exception):
+    """Ends a forward whose rest is not needed."""
+
+
+def record_calls(model: PreTrainedModel, architecture: Architecture, pixel_values: Tensor) -> ModelCalls:
+    """Run images (B, C, H, W) through the model and return what its blocks were called with."""
+    calls: dict[str, BlockCall] = {}
+    returned: list[Any] = []
+    hooks = []
+    for block in architecture.blocks:
+
+        def keep(_: Any, arguments: tuple, options: dict, name: str = block.name) -> None:
+            calls[name] = BlockCall(arguments[1:], dict(options))
+
+        hooks.append(model.get_submodule(block.module).register_forward_pre_hook(keep, with_kwargs=True))
+    last = _links(model, architecture)[-1]
+    hooks.append(last.register_forward_hook(lambda _, __, output: returned.append(output)))
+    try:
+        model(pixel_values=pixel_values)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ModelCalls(calls, len(returned[0]) - 1 if isinstance(returned[0], tuple) else None)
+
+
+def record_hidden(model: PreTrainedModel, architecture: Architecture, pixel_values: Tensor) -> Tensor:
+    """Return what the first block is given, without running the blocks."""
+    first = model.get_submodule(architecture.blocks[0].module)
+    kept: list[Tensor] = []
+
+    def keep(_: Any, arguments: tuple) -> None:
+        kept.append(arguments[0])
+        raise _Stop
+
+    hook = first.register_forward_pre_hook(keep)
+    try:
+        model(pixel_values=pixel_values)
+    except _Stop:
+        return kept[0]
+    finally:
+        hook.remove()
+    raise ValueError(f"The forward of {type(model).__name__} did not reach its first block.")
+
+
+def run_block(model: PreTrainedModel, block: Block, hidden: Tensor, call: BlockCall) -> Tensor:
+    """Return the block's hidden states, given those of the block before."""
+    output = model.get_submodule(block.module)(hidden, *call.arguments, **call.options)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def finish(
+    model: PreTrainedModel, architecture: Architecture, calls: ModelCalls, pixel_values: Tensor, hidden: Tensor
+) -> Any:
+    """Return the model's output for the hidden states after its last block.
+
+    The model's own forward runs on a chain cut down to its last link, which hands out `hidden`: no block and no patch
+    merging is reached. `pixel_values` (1, C, H, W) is any one image: it goes through the stem, and is forgotten.
+    """
+    last = _links(model, architecture)[-1]
+    others = calls.others_returned
+
+    def forward(*_: Any, **__: Any) -> Any:
+        return hidden if others is None else (hidden, *[None] * others)
+
+    parent, _, name = architecture.chain.rpartition(".")
+    owner, chain = model.get_submodule(parent), model.get_submodule(architecture.chain)
+    last.forward = forward
+    setattr(owner, name, nn.ModuleList([last]))
+    try:
+        return model(pixel_values=pixel_values)
+    finally:
+        setattr(owner, name, chain)
+        del last.forward
+
+
+def _links(model: PreTrainedModel, architecture: Architecture) -> list[nn.Module]:
+    return list(model.get_submodule(architecture.chain))
+
+
+@contextmanager
+def replayed_outputs(model: PreTrainedModel) -> Iterator[Callable[[str, Sequence[Any]], None]]:
+    """Yield a function `replay(module name, outputs)`: from then on that module returns the given outputs in turn.
+
+    One output per batch: as long as every pass over the batches calls the module once per batch, it is given back
+    what it would have computed again.
+    """
+    patched = []
+
+    def replay(name: str, outputs: Sequence[Any]) -> None:
+        turn = itertools.cycle(outputs)
+        module = model.get_submodule(name)
+        module.forward = lambda *_, **__: next(turn)
+        patched.append(module)
+
+    try:
+        yield replay
+    finally:
+        for module in patched:
+            del module.forward
+
+
+@contextmanager
+def captured_inputs(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, ...]]]:
+    """Fill the yielded dict with the positional arguments of the named modules' forwards."""
+    kept: dict[str, tuple[Tensor, ...]] = {}
+    hooks = []
+    for name in names:
+
+        def keep(_: Any, arguments: tuple, name: str = name) -> None:
+            kept[name] = arguments
+
+        hooks.append(model.get_submodule(name).register_forward_pre_hook(keep))
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def captured_outputs(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Append to the yielded dict's lists what the named modules' forwards return."""
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    hooks = []
+    for name in names:
+
+        def keep(_: Any, __: Any, output: Tensor, name: str = name) -> None:
+            kept[name].append(output)
+
+        hooks.append(model.get_submodule(name).register_forward_hook(keep))
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def inputs_of(
+    model: PreTrainedModel, block: Block, module: str, hidden: Iterable[Tensor], call: BlockCall
+) -> list[tuple[Tensor, ...]]:
+    """Return the arguments that one module of a block is given, batch by batch; the block is left right there."""
+    found: list[tuple[Tensor, ...]] = []
+
+    def keep(_: Any, arguments: tuple) -> None:
+        found.append(arguments)
+        raise _Stop
+
+    hook = model.get_submodule(module).register_forward_pre_hook(keep)
+    try:
+        for states in hidden:
+            with suppress(_Stop):
+                run_block(model, block, states, call)
+    finally:
+        hook.remove()
+    return found

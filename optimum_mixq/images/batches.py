@@ -1,0 +1,93 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Images as batches that a model takes, whatever they come from (`sources.py`).
+
+`images.batches(rows, size)` streams rows through the model's own image processor; `draw_rows` picks a seeded subset.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from optimum_mixq.images.labels import Label, LabelReader, read_class_number, stack_labels
+
+
+Role = Literal["calibration", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pixels (B, C, H, W) float32 as the model takes them, labels or None, and one fingerprint per row.
+
+    Labels are class numbers (B,) int64. Where a model has several classes or targets per image they are
+    (B, num_labels) float32, and (B,) float32 for a single target.
+    """
+
+    pixel_values: Tensor
+    labels: Tensor | None
+    fingerprints: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixel_values)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Rows of one source. Nothing is decoded before `batches` reaches it.
+
+    `read` returns a row's image and its label as the source has it, `labels` turns that into the model's. For
+    calibration a label that the model does not know counts as none; for evaluation it raises.
+    """
+
+    count: int
+    read: Callable[[int], tuple[Any, Any]]
+    prepare: Callable[[list[Any], Sequence[int]], Tensor]
+    num_labels: int
+    description: str
+    role: Role = "evaluation"
+    labels: LabelReader | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, rows: Sequence[int], batch_size: int) -> Iterator[Batch]:
+        for start in range(0, len(rows), batch_size):
+            indices = rows[start : start + batch_size]
+            images, raw_labels = zip(*(self.read(index) for index in indices), strict=True)
+            pixel_values = self.prepare(list(images), indices)  # (B, C, H, W)
+            labels = [self._read_label(raw, index) for raw, index in zip(raw_labels, indices, strict=True)]
+            yield Batch(pixel_values, stack_labels(labels), tuple(map(fingerprint, pixel_values)))
+
+    def _read_label(self, raw: Any, index: int) -> Label | None:
+        if raw is None or (self.labels is not None and self.labels.mismatch is not None):
+            return None
+        try:
+            return read_class_number(raw, self.num_labels) if self.labels is None else self.labels.read(raw)
+        except ValueError as error:
+            if self.role == "calibration":
+                return None
+            raise ValueError(f"Row {index} of {self.description} has {error}.") from error
+
+
+def fingerprint(pixels: Tensor) -> str:
+    """Return a short digest of one preprocessed image: the same picture is recognised in whatever source it stands."""
+    array = pixels.detach().to(torch.float32).contiguous().cpu().numpy()
+    return hashlib.sha1(array.tobytes(), usedforsecurity=False).hexdigest()[:16]
+
+
+def draw_rows(images: Images, count: int | None, seed: int) -> list[int]:
+    """Return `count` row numbers, drawn without replacement by `seed`; all rows, in order, for None."""
+    if count is None:
+        return list(range(len(images)))
+    if count < 1:
+        raise ValueError(f"Expected a positive number of images to take from {images.description}, found {count}.")
+    if count > len(images):
+        raise ValueError(
+            f"Expected at least {count} images, found {len(images)} in {images.description}. "
+            f"Add images, or ask for at most {len(images)}."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(len(images), generator=generator)[:count].tolist()

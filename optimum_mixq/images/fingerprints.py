@@ -1,0 +1,53 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Digests of what a measurement depends on, so that a saved one is reused where it fits and refused where not."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from optimum_mixq.images.batches import Batch
+
+
+logger = logging.getLogger(__name__)
+
+_WORDS = {
+    "weights": "weights of the model",
+    "images": "images (data set, split, number, seed or batch size)",
+    "settings": "settings",
+}
+
+
+def fits(what: str, found: Mapping[str, str], expected: Mapping[str, str], covered: bool = True) -> bool:
+    """Return whether a known measurement may be used again; where it may not, say what differs.
+
+    `covered` tells whether it holds the bits that are wanted.
+    """
+    different = [words for name, words in _WORDS.items() if found.get(name) != expected.get(name)]
+    if not different and not covered:
+        different = ["widths"]
+    if different:
+        told = ", ".join(different)
+        logger.warning("The %s that is known was measured with other %s: it is measured again.", what, told)
+    return not different
+
+
+def fingerprint_inputs(
+    model: PreTrainedModel, batches: Sequence[Batch], settings: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return digests of the weights, of the images with their labels, and of the settings."""
+    weights, images = hashlib.sha256(), hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for batch in batches:
+        images.update(batch.pixel_values.contiguous().numpy().tobytes())
+        images.update(str(None if batch.labels is None else batch.labels.tolist()).encode())
+    return {
+        "weights": weights.hexdigest()[:16],
+        "images": images.hexdigest()[:16],
+        "settings": hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16],
+    }

@@ -1,0 +1,91 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""From pictures to the pixel values that a model takes, by its own image processor, with checks of what comes out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from optimum_mixq.architectures.describe import require_image_size
+
+
+# transformers 5 reads an image processor from either.
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def load_processor(model: str | Path, where: dict[str, Any]) -> BaseImageProcessor | None:
+    """Return the image processor that was saved with a model, or None for a folder without one.
+
+    Pixel values need none; pictures are refused with what to pass. `where` holds options of `from_pretrained`.
+    """
+    folder = Path(model)
+    if folder.is_dir() and not any((folder / name).exists() for name in _PROCESSOR_FILES):
+        return None
+    return AutoImageProcessor.from_pretrained(model, **where)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Makes pixel values (B, C, H, W) of RGB pictures; stacks tensors (C, H, W), which are pixel values already."""
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor | None
+    description: str  # of the source, for error messages
+
+    def __call__(self, images: list[Any], indices: Sequence[int]) -> Tensor:
+        ready = [isinstance(image, Tensor) for image in images]
+        if any(ready) and not all(ready):
+            raise ValueError(
+                f"Expected pictures only or tensors only in {self.description}, found both: "
+                f"row {indices[ready.index(True)]} is a tensor, row {indices[ready.index(False)]} is a picture."
+            )
+        pixels = self._stack(images, indices) if all(ready) else self._process(images, indices)
+        check_size(pixels, self.model)
+        finite = torch.isfinite(pixels).flatten(1).all(1)
+        if not finite.all():
+            row = indices[int((~finite).nonzero()[0])]
+            raise ValueError(f"Row {row} of {self.description} has pixels that are infinite or no numbers (NaN).")
+        return pixels.float()
+
+    def _stack(self, images: list[Tensor], indices: Sequence[int]) -> Tensor:
+        for image, index in zip(images, indices, strict=True):
+            if image.shape != images[0].shape:
+                raise ValueError(
+                    f"Expected images of one size in {self.description}, found {tuple(images[0].shape)} in row "
+                    f"{indices[0]} and {tuple(image.shape)} in row {index}."
+                )
+        return torch.stack(images)
+
+    def _process(self, pictures: list[Image.Image], indices: Sequence[int]) -> Tensor:
+        processor = require_processor(self.processor)
+        try:
+            return processor(images=pictures, return_tensors="pt")["pixel_values"]
+        except Exception as error:  # processors raise what numpy, Pillow or torch raise inside of them
+            if len(pictures) > 1:
+                for picture, index in zip(pictures, indices, strict=True):
+                    self._process([picture], [index])  # raises for the picture that is refused
+            where = f"row {indices[0]}" if len(indices) == 1 else f"rows {indices[0]}..{indices[-1]}"
+            raise ValueError(f"The image processor refuses {where} of {self.description}: {error}") from error
+
+
+def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:
+    if processor is None:
+        raise ValueError(
+            "Images need the model's image processor, and there is none beside the model. "
+            "Pass processor=AutoImageProcessor.from_pretrained(...), or pixel values as a tensor."
+        )
+    return processor
+
+
+def check_size(pixels: Tensor, model: PreTrainedModel) -> None:
+    """Raise a ValueError if the model does not take pixel values (B, C, H, W) of this size."""
+    channels = model.config.num_channels
+    if pixels.shape[1] != channels:
+        raise ValueError(f"Expected images with {channels} channels, found {pixels.shape[1]}.")
+    require_image_size(model, (pixels.shape[-2], pixels.shape[-1]))

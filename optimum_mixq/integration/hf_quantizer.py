@@ -1,0 +1,331 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""The plug into transformers: saving and loading of packed models, and the attention that they run.
+
+Importing this module registers the method "mixq", once per process.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZER_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.quantizers.base import HfQuantizer
+
+from optimum_mixq.architectures.describe import attention_shape, describe, replace_module
+from optimum_mixq.artifacts import BitPlan, Bits
+from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
+from optimum_mixq.integration.digests import check_files, digest_tensors
+from optimum_mixq.integration.fusion import fuse_layers, separate_layers
+from optimum_mixq.quant.attention import AttentionQuantizer
+from optimum_mixq.quant.bitpacking import int16_to_scale
+from optimum_mixq.quant.grids import UniformGrid
+from optimum_mixq.quant.layers import QuantConv2d
+from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
+from optimum_mixq.quant.packed import PackedLinear
+from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.utils.memory import return_freed_memory
+
+
+def mixq_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Run the attention module's own quantizer; the signature is that of transformers' attention interface.
+
+    Like transformers' fused attention it returns no attention weights.
+    """
+    if scaling is None:
+        scaling = query.size(-1) ** -0.5
+    return getattr(module, ATTENTION_CHILD)(query, key, value, attention_mask, scaling, dropout), None
+
+
+class MixQHfQuantizer(HfQuantizer):
+    """Swaps packed layers into a model on the meta device, so that a checkpoint's tensors find their places."""
+
+    requires_calibration = True
+    quantization_config: MixQConfig
+
+    def __init__(self, quantization_config: MixQConfig, **kwargs: Any) -> None:
+        if not kwargs.get("pre_quantized", True):
+            raise ValueError(
+                "A float checkpoint cannot be quantized while it is loaded: mixq needs images to calibrate on. Use "
+                "MixQQuantizer.from_pretrained(model).quantize(config, dataset=...), then load what it saved."
+            )
+        super().__init__(quantization_config, **kwargs)
+
+    def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """Refuse another attention than our own; transformers 5.23 asks here, 5.9 does not and takes ours."""
+        if config._attn_implementation not in (None, ATTENTION):
+            raise ValueError(
+                f"attn_implementation={config._attn_implementation!r} cannot be honoured: a quantized model runs "
+                "attention of its own, on its grids. Leave it out."
+            )
+        return config
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **_: Any
+    ) -> None:
+        if self.quantization_config.trainable:
+            insert_trainable_layers(model, self.quantization_config)
+        else:
+            insert_packed_layers(model, self.quantization_config)
+            saved_names = {name: saved for saved, name in _names_in_files(model).items()}
+            tensors = {saved_names[name]: tensor for name, tensor in model.state_dict().items()}
+            config = self.quantization_config
+            check_files(checkpoint_files or (), tensors, saved_names, _reading(config), config.digests)
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+        if self.quantization_config.trainable:
+            model.register_load_state_dict_pre_hook(rename_checkpoint)
+            return model
+        fuse_layers(model)
+        _check_tensors(model)
+        for module in model.modules():
+            if isinstance(module, (PackedLinear, PackedConv2d, AttentionQuantizer)):
+                module.prepare()
+        return_freed_memory()  # of weights unpacked on the way into kernels, up to several times the model
+        return model.requires_grad_(False)
+
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
+        if self.quantization_config.trainable:
+            raise ValueError("Expected a packed model to dequantize, found one in training: pack it first.")
+        # `save_pretrained` leaves the dtype's name in the model's configuration (transformers 5.9 to 5.23).
+        return unpack(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32)
+
+    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
+        """Digest what is saved: `save_pretrained` asks before it writes config.json (transformers 5.9 to 5.23).
+
+        Checkpoints of training are left without digests.
+        """
+        config = model.config.quantization_config
+        config.digests = None
+        if not config.trainable:
+            tensors = revert_weight_conversion(model, model.state_dict())
+            config.digests = digest_tensors(tensors, _reading(config))
+        return None, {}
+
+    def is_serializable(self, **_: Any) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return self.quantization_config.trainable
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        return self.quantization_config.trainable
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+def attach(
+    model: PreTrainedModel,
+    plan: BitPlan,
+    config: MixQConfig,
+    record: dict[str, Any] | None = None,
+    trainable: bool = False,
+) -> PreTrainedModel:
+    """Tell a model quantized in memory what it is, so that `save_pretrained` and `push_to_hub` write it as such.
+
+    `record` says what was done, for who reads the saved configuration.
+    """
+    bits = {unit: list(bits) for unit, bits in plan.bits.items()}
+    done = dataclasses.replace(config, plan=bits, record=record, digests=None, trainable=trainable)
+    if trainable:
+        model.register_load_state_dict_pre_hook(rename_checkpoint)
+    else:
+        fuse_layers(model)
+    model.hf_quantizer = MixQHfQuantizer(done, pre_quantized=True)
+    model.config.quantization_config = done
+    model.config._is_quantized = True
+    model.is_quantized, model.quantization_method = True, QUANT_METHOD
+    _keep_attention(model)
+    return model
+
+
+def refuse_other_attention() -> bool:
+    """Stand in for transformers' question whether a model's attention can be set."""
+    raise ValueError(
+        "A quantized model runs attention of its own, on its grids: set_attn_implementation would drop them. "
+        "model.dequantize() returns a float model that takes any."
+    )
+
+
+def insert_packed_layers(model: PreTrainedModel, config: MixQConfig) -> None:
+    """Replace the layers that the configuration's plan names by empty packed ones, on the model's device."""
+    architecture, plan = describe(model), _read_plan(model, config)
+    for name, (weight_bits, input_bits), has_bias in _linear_layers(model, plan, config):
+        linear = model.get_submodule(name)
+        sizes = (linear.in_features, linear.out_features, weight_bits, input_bits)
+        packed = PackedLinear(*sizes, config.arithmetic, has_bias, linear.weight.device)
+        replace_module(model, name, packed)
+    stem = model.get_submodule(architecture.stem)
+    bits = STEM_AND_HEAD_BITS
+    embedding = PackedConv2d(stem.weight.shape, stem.stride, bits, bits, stem.weight.device)
+    replace_module(model, architecture.stem, embedding)
+    _insert_attention(model, plan, AttentionQuantizer, stem.weight.device)
+
+
+def insert_trainable_layers(model: PreTrainedModel, config: MixQConfig) -> None:
+    """Replace the same layers by empty ones with float weights and learned grids, on the model's device."""
+    architecture, plan = describe(model), _read_plan(model, config)
+    for name, (weight_bits, input_bits), has_bias in _linear_layers(model, plan, config):
+        linear = model.get_submodule(name)
+        like = {"device": linear.weight.device}
+        rows, columns = torch.ones(linear.out_features, 1, **like), torch.ones(linear.in_features, **like)
+        bias = torch.zeros(linear.out_features, **like) if has_bias else None
+        weight_grid, input_grid = UniformGrid(rows, rows, weight_bits), UniformGrid(columns, columns, input_bits)
+        learned = LearnedLinear(torch.empty_like(linear.weight), bias, weight_grid, input_grid, config.arithmetic)
+        replace_module(model, name, learned)
+    stem = model.get_submodule(architecture.stem)
+    rows = torch.ones(stem.out_channels, 1, device=stem.weight.device)
+    channels = torch.ones(stem.in_channels, device=stem.weight.device)
+    grids = UniformGrid(rows, rows, STEM_AND_HEAD_BITS), UniformGrid(channels, channels, STEM_AND_HEAD_BITS)
+    replace_module(model, architecture.stem, QuantConv2d(stem, *grids))
+    _insert_attention(model, plan, LearnedAttention, stem.weight.device)
+
+
+def rename_checkpoint(model: PreTrainedModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give a state dict that `save_pretrained` wrote the names that the model has in memory, in place.
+
+    transformers 5.9 to 5.23 save under the names of older releases, and `Trainer`'s resume_from_checkpoint loads such
+    a file with strict=False: without this most tensors would stay as they are, and nothing would be said.
+    """
+    expected = set(model.state_dict())
+    if prefix or expected <= set(state):
+        return
+    for saved, name in _names_in_files(model).items():
+        if saved in state and name not in state:
+            state[name] = state.pop(saved)
+    missing = sorted(expected - set(state))
+    if missing:
+        raise ValueError(
+            f"The checkpoint lacks {len(missing)} of {len(expected)} tensors of the model ({missing[0]}, ...): "
+            "it belongs to another model or plan."
+        )
+
+
+def _names_in_files(model: PreTrainedModel) -> dict[str, str]:
+    """Return the names of the model's tensors by the names under which `save_pretrained` writes them."""
+    return {
+        next(iter(revert_weight_conversion(model, {name: tensor}))): name
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _reading(config: MixQConfig) -> list[Any]:
+    """Return what of the configuration decides how tensors are read."""
+    return [config.arithmetic, {unit: list(bits) for unit, bits in BitPlan(config.plan or {}).bits.items()}]
+
+
+def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
+    if config.plan is None:
+        raise ValueError(
+            "The model's quantization_config has no plan, so its layers' bits are unknown: config.json is incomplete."
+        )
+    if not isinstance(config.plan, dict):
+        raise ValueError(f"Expected the plan in config.json to be bits by unit, found {config.plan!r}.")
+    plan = BitPlan(config.plan)
+    plan.check_fits(describe(model))
+    return plan
+
+
+def _linear_layers(model: PreTrainedModel, plan: BitPlan, config: MixQConfig) -> Iterator[tuple[str, Bits, bool]]:
+    """Yield the name, the bits, and whether there is a bias, of each linear layer that is quantized."""
+    architecture = describe(model)
+    # Folding a LayerNorm's shift gives its readers a bias, if they had none.
+    given_bias = {
+        reader
+        for norm in architecture.norms
+        for reader in norm.readers
+        if config.arithmetic == "folded" and norm.shift_foldable
+    }
+    widths = {name: plan.bits[unit.name] for name, unit in architecture.unit_of_module.items()}
+    widths |= dict.fromkeys(architecture.heads, (STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS))
+    for name, bits in widths.items():
+        yield name, bits, model.get_submodule(name).bias is not None or name in given_bias
+
+
+def _insert_attention(
+    model: PreTrainedModel,
+    plan: BitPlan,
+    kind: type[AttentionQuantizer] | type[LearnedAttention],
+    device: torch.device,
+) -> None:
+    for block in describe(model).blocks:
+        if block.attention is not None:
+            attention = model.get_submodule(block.attention)
+            heads, size = attention_shape(attention)
+            qk_bits, av_bits = plan.bits[f"{block.name}.qk"][1], plan.bits[f"{block.name}.av"][1]
+            attention.add_module(ATTENTION_CHILD, kind(heads, size, qk_bits, av_bits, device))
+    model.set_attn_implementation(ATTENTION)
+    _keep_attention(model)
+
+
+def _keep_attention(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            # `set_attn_implementation` asks it before any change (transformers 5.9 to 5.23).
+            module._can_set_attn_implementation = refuse_other_attention
+
+
+def _release_attention(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        module.__dict__.pop("_can_set_attn_implementation", None)
+
+
+@torch.no_grad()
+def unpack(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Replace, in place, packed layers by float ones with the dequantized weights; inputs are rounded no more."""
+    separate_layers(model)
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, (PackedLinear, PackedConv2d)):
+            replace_module(model, name, layer.to_float())
+        elif isinstance(layer, AttentionQuantizer):
+            delattr(model.get_submodule(name.rpartition(".")[0]), ATTENTION_CHILD)
+    _release_attention(model)
+    model.set_attn_implementation("sdpa")
+    return model.to(dtype)
+
+
+def _check_tensors(model: PreTrainedModel) -> None:
+    """Raise a ValueError if a loaded model cannot be what was saved."""
+    for key, tensor in model.state_dict(keep_vars=True).items():
+        # transformers marks what it loaded (5.23); what was missing holds whatever lay in memory.
+        loaded = getattr(tensor, "_is_hf_initialized", False)
+        if not loaded or (tensor.is_floating_point() and not torch.isfinite(tensor).all()):
+            raise ValueError(f"{key} is missing or corrupt in the checkpoint: fetch the file again.")
+        if "mixq_" in key and key.endswith("_scale"):
+            scale = int16_to_scale(tensor)
+            if not (torch.isfinite(scale) & (scale > 0)).all():
+                raise ValueError(f"{key} holds scales that are no positive numbers: the checkpoint is corrupt.")
+
+
+def _register() -> None:
+    if QUANT_METHOD in AUTO_QUANTIZER_MAPPING:
+        return
+    register_quantization_config(QUANT_METHOD)(MixQConfig)
+    register_quantizer(QUANT_METHOD)(MixQHfQuantizer)
+    AttentionInterface.register(ATTENTION, mixq_attention)
+    # Without a mask function of the same name transformers drops masks. Ours are added to the scores, as eager's are.
+    AttentionMaskInterface.register(ATTENTION, eager_mask)
+
+
+_register()

@@ -1,0 +1,264 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""The model card: what a packed model is, how it was made, how to load it, and how it compares with the float one."""
+
+import dataclasses
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from optimum_mixq.artifacts import BitPlan, bits_to_text, short_bits
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.images.selection import tell_left_out
+from optimum_mixq.stages.evaluation import Evaluation
+
+
+# Options that `optimum-cli mixq quantize` has a word for.
+_WORDS = {
+    "bits", "size_mb", "bops", "tie_bits", "overrides", "exclude", "arithmetic", "calibration_samples",
+    "sensitivity_samples", "batch_size", "seed",
+}  # fmt: skip
+_FILLED_IN = {"plan", "record", "digests", "trainable", "format_version", "quant_method"}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The float and the packed model on the same images."""
+
+    dataset: str
+    split: str | None
+    float_model: Evaluation
+    quantized: Evaluation
+    left_out: int | None = None  # images that served; None where it is not known which did
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per image, interleaved in one process."""
+
+    machine: str
+    milliseconds: Mapping[str, float]
+
+
+def model_card(
+    config: MixQConfig,
+    plan: BitPlan,
+    model_type: str,
+    megabytes: float,
+    float_megabytes: float,
+    name: str = "PATH",
+    float_name: str = "MODEL",
+    evaluated: Evaluated | None = None,
+    timing: Timing | None = None,
+) -> ModelCard:
+    """Return the card of a packed model; what was not measured is left out.
+
+    `name` is where the model will lie: a repository on the Hub, or a folder. `float_name` is what the float model is
+    called where the record names none, since it came from somebody's folder.
+    """
+    record = config.record or {}
+    base = record.get("base_model")
+    sections = [
+        f"# {_title(name, model_type)}",
+        _opening(config, plan, base, megabytes, float_megabytes),
+        _loading(name),
+        *([] if evaluated is None else [_accuracy(evaluated)]),
+        _size(megabytes, float_megabytes, timing),
+        _plan(plan),
+        _reproduction(config, plan, record, float_name),
+    ]
+    data = _metadata(base, model_type, name, evaluated)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def _title(name: str, model_type: str) -> str:
+    return f"Mixed-precision {model_type}" if name == "PATH" else name.rpartition("/")[2]
+
+
+def _metadata(base: str | None, model_type: str, name: str, evaluated: Evaluated | None) -> ModelCardData:
+    results = None
+    if evaluated is not None and evaluated.quantized.accuracy is not None:
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=evaluated.dataset,
+                dataset_name=evaluated.dataset,
+                dataset_split=evaluated.split,
+                metric_type="accuracy",
+                metric_name="top-1",
+                metric_value=evaluated.quantized.accuracy,
+            )
+        ]
+    extra: dict[str, Any] = {} if base is None else {"base_model": base, "base_model_relation": "quantized"}
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["mixq", "optimum", "quantized", "mixed-precision", model_type],
+        model_name=_title(name, model_type),
+        eval_results=results,
+        **extra,
+    )
+
+
+def _opening(config: MixQConfig, plan: BitPlan, base: str | None, megabytes: float, float_megabytes: float) -> str:
+    source = f"[{base}](https://huggingface.co/{base})" if base else "A float model"
+    kind = "uniform bits" if plan.provenance.get("kind") == "uniform" else "bits chosen layer by layer"
+    return (
+        f"{source}, quantized by `optimum-mixq` with {kind} "
+        f"({config.arithmetic} arithmetic): {megabytes:.2f} MB instead of {float_megabytes:.2f} MB. Weights, "
+        "activations and both products of attention are quantized; LayerNorm, softmax's sums, GELU and residual "
+        "additions stay float."
+    )
+
+
+def _loading(name: str) -> str:
+    return f"""## How to load it
+
+```python
+import optimum_mixq  # pip install optimum-mixq; registers the method with transformers
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained("{name}")
+```
+
+or `pipeline("image-classification", model="{name}")` after the same import."""
+
+
+def _accuracy(evaluated: Evaluated) -> str:
+    where = evaluated.dataset + (f", split {evaluated.split}" if evaluated.split else "")
+    lines = [
+        "## Accuracy",
+        "",
+        f"Both models on the same {evaluated.quantized.images} images ({where}), through the same pipeline. "
+        + _selection(evaluated.left_out),
+        "",
+        "| model | top-1 % | 95 % interval | same prediction as float % | KL to float |",
+        "|---|---|---|---|---|",
+    ]
+    for name, result in (("float", evaluated.float_model), ("quantized", evaluated.quantized)):
+        interval = result.accuracy_interval
+        cells = (
+            name,
+            "" if result.accuracy is None else f"{100 * result.accuracy:.2f}",
+            "" if interval is None else f"{100 * interval[0]:.2f}-{100 * interval[1]:.2f}",
+            "" if result.agreement is None else f"{100 * result.agreement:.2f}",
+            "" if result.kl is None else f"{result.kl:.4f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _selection(left_out: int | None) -> str:
+    if left_out is None:
+        return "It is not recorded which images served calibration: some of these may have."
+    if left_out == 0:
+        return "None of them served calibration, the choice of bits or training."
+    return f"{tell_left_out(left_out)}."
+
+
+def _size(megabytes: float, float_megabytes: float, timing: Timing | None) -> str:
+    text = f"## Size and speed\n\n{megabytes:.2f} MB on disk, {float_megabytes / megabytes:.1f} x smaller."
+    if timing is not None:
+        times = ", ".join(f"{name} {milliseconds:.2f} ms" for name, milliseconds in timing.milliseconds.items())
+        text += f" Per image, interleaved in one process on {timing.machine}: {times}."
+    return text
+
+
+def _plan(plan: BitPlan) -> str:
+    lines = ["## Plan", "", f"{_bits_summary(plan)}; patch embedding and head at 8."]
+    for title, key in (("Budget", "budget"), ("Achieved", "achieved")):
+        found = {name: value for name, value in (plan.provenance.get(key) or {}).items() if value is not None}
+        if found:
+            values = ", ".join(describe_cost(name, value) for name, value in found.items())
+            lines += ["", f"{title}: {values}."]
+    rows = [f"| {unit} | {bits_to_text(short_bits(bits))} |" for unit, bits in plan.bits.items()]
+    head = ["| unit | bits (weights/activations, where they differ) |", "|---|---|"]
+    lines += ["", "<details><summary>every unit</summary>", "", *head, *rows, "", "</details>"]
+    return "\n".join(lines)
+
+
+def _bits_summary(plan: BitPlan) -> str:
+    weight_bits, input_bits = ({bits[side] for bits in plan.bits.values()} for side in (0, 1))
+    if all(weight == input_ for weight, input_ in plan.bits.values()):
+        counts = Counter(weight for weight, _ in plan.bits.values())
+        return ", ".join(f"{count} units at {bits} bits" for bits, count in sorted(counts.items()))
+    return f"Weights at {_span(weight_bits)} bits, activations at {_span(input_bits)}"
+
+
+def _span(numbers: set[int]) -> str:
+    return f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(min(numbers))
+
+
+def _reproduction(config: MixQConfig, plan: BitPlan, record: Mapping[str, Any], float_name: str) -> str:
+    dataset = (record.get("calibration") or {}).get("dataset") or "DATASET"
+    uniform = plan.provenance.get("kind") == "uniform"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in changed_options(config).items())
+    base = record.get("base_model") or float_name
+    lines = [
+        "## How to make it again",
+        "",
+        "```python",
+        f'quantizer = MixQQuantizer.from_pretrained("{base}")',
+        f'quantizer.quantize(MixQConfig({arguments}), dataset="{dataset}", save_dir="out"'
+        + (', plan="uniform")' if uniform else ")"),
+        "```",
+    ]
+    command = write_command(config, plan, base, dataset)
+    if command is not None:
+        lines += ["", "```bash", command, "```"]
+    versions = ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())
+    return "\n".join([*lines, "", f"Made with {versions}." if versions else ""]).rstrip()
+
+
+def write_command(config: MixQConfig, plan: BitPlan, base: str, dataset: str) -> str | None:
+    """Return the command that makes a packed model again, or None where the shell has no words for its options."""
+    options = changed_options(config)
+    if not set(options) <= _WORDS:
+        return None
+    words = ["optimum-cli", "mixq", "quantize", "--model", base, "--dataset", dataset, "--output", "out"]
+    for name, value in options.items():
+        word = f"--{name.replace('_', '-')}"
+        if name == "tie_bits":
+            words.append(word)
+        elif name == "overrides":
+            words += [part for rule in value.items() for part in (word, f"{rule[0]}={bits_to_text(rule[1])}")]
+        elif name == "exclude":
+            words += [part for pattern in value for part in (word, pattern)]
+        elif name == "bits":
+            words += [word, "none" if value is None else bits_to_text(value)]
+        else:
+            words += [word, str(value)]
+    return shlex.join([*words, "--plan", "uniform"] if plan.provenance.get("kind") == "uniform" else words)
+
+
+def describe_cost(name: str, value: float) -> str:
+    """Return a budget or what a plan achieved, by its name in a plan's provenance, in the units that people use.
+
+    >>> describe_cost("bytes", 566_962), describe_cost("bops", 1_491_491_328), describe_cost("average_bits", 3.998)
+    ('0.567 MB', '1.491 G bit operations', '3.998 bits per weight on average')
+    """
+    if name == "bytes":
+        return f"{value / 1e6:.3f} MB"
+    if name == "bops":
+        return f"{value / 1e9:.3f} G bit operations"
+    if name == "average_bits":
+        return f"{value:.4g} bits per weight on average"
+    return f"{name.replace('_', ' ')} {value:.4g}"
+
+
+def changed_options(config: MixQConfig) -> dict[str, Any]:
+    """Return the options that are not their defaults, without what quantization filled in; bits always.
+
+    >>> changed_options(MixQConfig(bits=3))
+    {'bits': 3}
+    """
+    found = {}
+    for field in dataclasses.fields(config):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        value = getattr(config, field.name)
+        if field.name not in _FILLED_IN and (value != default or field.name == "bits"):
+            found[field.name] = value
+    return found

@@ -1,0 +1,105 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Lines that tell people what came out: of plans, comparisons, evaluations and training."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.stages.evaluation import Evaluation
+from optimum_mixq.stages.training.loop import EpochResult
+
+
+def describe_time(seconds: float) -> str:
+    """Return a duration as people say it.
+
+    >>> describe_time(7.4), describe_time(192), describe_time(4000)
+    ('7 s', '3 min 12 s', '1 h 6 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def describe_span(numbers: Sequence[int]) -> str:
+    """Return "3 to 6", or "4" where all are the same."""
+    return f"{min(numbers)} to {max(numbers)}" if min(numbers) != max(numbers) else str(min(numbers))
+
+
+def describe_plan(plan: BitPlan, model: PreTrainedModel) -> str:
+    """Return the average bits of a plan, and the span of bits of weights and of activations."""
+    costs = measure_costs(model, "column")
+    weight_bits = [bits for unit, (bits, _) in plan.bits.items() if costs.weights[unit]]
+    input_bits = [bits for _, bits in plan.bits.values()]
+    return (
+        f"{costs.average_bits(plan.bits):.2f} bits per weight on average; weights have {describe_span(weight_bits)} "
+        f"bits, activations {describe_span(input_bits)}"
+    )
+
+
+def describe_comparison(plan: BitPlan) -> list[str]:
+    """Return a line on how near a chosen plan stays to the float model, and uniform bits; none if it was not compared.
+
+    >>> describe_comparison(BitPlan({}, {"compared": {"alpha 1": 0.01, "uniform": 0.0125}, "chosen": "alpha 1"}))
+    ['distance to the float model: 0.0100, 0.80 times that of uniform bits (on the images that chose the bits)']
+    >>> describe_comparison(BitPlan({}))
+    []
+    """
+    compared = plan.provenance.get("compared")
+    if not compared:
+        return []
+    chosen, uniform = compared[plan.provenance["chosen"]], compared.get("uniform")
+    beside = ""
+    if plan.provenance["chosen"] == "uniform":
+        beside = "; uniform bits came nearest of all plans"
+    elif uniform:
+        beside = f", {chosen / uniform:.2f} times that of uniform bits"
+    return [f"distance to the float model: {chosen:.4f}{beside} (on the images that chose the bits)"]
+
+
+def describe_evaluation(result: Evaluation) -> str:
+    """Return the accuracy with its interval, or without labels how near a model stays to the float one.
+
+    >>> describe_evaluation(Evaluation(1000, 0.91, None, None))
+    'top-1 91.00 % on 1000 images (95 % interval 89.07-92.62)'
+    >>> describe_evaluation(Evaluation(50, None, 0.98, 0.0123))
+    'same prediction as float on 98.00 % of 50 images, KL to float 0.0123'
+    """
+    if result.accuracy is not None and result.accuracy_interval is not None:
+        low, high = result.accuracy_interval
+        return (
+            f"top-1 {100 * result.accuracy:.2f} % on {result.images} images "
+            f"(95 % interval {100 * low:.2f}-{100 * high:.2f})"
+        )
+    if result.agreement is None or result.kl is None:
+        return f"no labels on {result.images} images"
+    return (
+        f"same prediction as float on {100 * result.agreement:.2f} % of {result.images} images, "
+        f"KL to float {result.kl:.4f}"
+    )
+
+
+def describe_training(history: Sequence[EpochResult], evaluated: bool) -> list[str]:
+    """Return a line for each epoch, and one on which weights were kept."""
+    lines = []
+    for epoch in history:
+        merit = "" if epoch.kl is None else f", KL to float {epoch.kl:.4f}"
+        if epoch.accuracy is not None:
+            merit = f", top-1 {100 * epoch.accuracy:.2f} %"
+        kept = ", kept" if epoch.kept else ""
+        lines.append(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}{merit}, {epoch.seconds:.0f} s{kept}")
+    if evaluated and not any(epoch.kept for epoch in history):
+        lines.append(
+            "No epoch was better than the calibrated model that training started from, so that one was kept: try a "
+            "lower learning rate, or more images."
+        )
+    elif not evaluated:
+        worse = len(history) > 1 and history[-1].loss > history[0].loss
+        lines.append(
+            "The last epoch was kept; "
+            + ("its loss is higher than the first one's, " if worse else "")
+            + "and without --evaluate nothing tells whether it is better than the model that training started from."
+        )
+    return lines

@@ -1,0 +1,2 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Stage 3: which bits within which budget."""

@@ -1,0 +1,199 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""How much of the classification passes through each unit, and which pixels it came from."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures.describe import Architecture, describe
+from optimum_mixq.architectures.watching import watched_units
+from optimum_mixq.artifacts import LayerRelevance
+from optimum_mixq.images.batches import Batch
+from optimum_mixq.quant.grids import require_finite
+from optimum_mixq.stages.relevance.propagation import relevance_rules
+from optimum_mixq.tasks import task_of
+from optimum_mixq.utils.progress import progress_bar
+
+
+Score = Literal["absolute", "signed", "mean", "gradient"]
+SCORES: tuple[Score, ...] = ("absolute", "signed", "mean", "gradient")
+# What is propagated at once. Images do not mix, so that this changes memory and time alone: with more, a ViT-B's
+# tensors outgrow what the allocator keeps (32 MB in glibc), and each has to be mapped anew.
+IMAGES_AT_ONCE = 8
+# Largest relative deviation of a block's relevance from what was started with.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+def measure_relevance(
+    model: PreTrainedModel, batches: Iterable[Batch], score: Score = "absolute", images: int | None = None
+) -> LayerRelevance:
+    """Return each unit's share of the relevance, averaged over the images of `batches`; the model is left as it is.
+
+    Relevance starts at the label where there is one, else at the prediction (`Task.explained`). A unit's score is, per
+    image, the sum over its input of |R| ("absolute"), of R ("signed", then its absolute value), the mean of |R|
+    ("mean") or the sum of the positive part of gradient * R ("gradient"; Chefer et al. 2021, section 3.2), divided by
+    the sum over all units. `images` lets the progress bar show the time left.
+    """
+    if score not in SCORES:
+        raise ValueError(f"Expected score to be one of {', '.join(SCORES)}, found {score!r}.")
+    architecture = _require_supported(model)
+    units = [unit.name for unit in architecture.units]
+    totals, count = torch.zeros(len(units), dtype=torch.float64), 0
+    drift: dict[str, float] = {block.name: 0.0 for block in architecture.blocks}
+    bar = progress_bar(images, "Relevance", "image")
+    for batch in (part for whole in batches for part in _split(whole)):
+        scores, errors = _measure_batch(model, architecture, batch, score)
+        table = torch.stack([scores[name] for name in units])  # (units, B)
+        table = table / table.sum(0).clamp(min=torch.finfo(table.dtype).tiny)
+        totals, count = totals + table.sum(1), count + table.shape[1]
+        drift = {name: max(error, errors[name]) for name, error in drift.items()}
+        bar.update(table.shape[1])
+    bar.close()
+    if count == 0:
+        raise ValueError("There are no images to measure relevance on.")
+    _warn_of_drift(drift, TOLERANCE[model.dtype])
+    shares = dict(zip(units, (totals / count).tolist(), strict=True))
+    return LayerRelevance(shares, max(drift.values()), count, score)
+
+
+def explain(model: PreTrainedModel, pixel_values: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return heat maps (B, H, W): the relevance of each pixel of images (B, C, H, W) for their classes.
+
+    A map sums to one. Without labels (B,) the predicted class is explained.
+    """
+    _require_supported(model)
+    pixels = pixel_values.detach().to(model.device, model.dtype).clone().requires_grad_()
+    with relevance_rules(model):
+        logits = model(pixel_values=pixels).logits
+    (relevance,) = torch.autograd.grad(logits, pixels, _start(model, logits, labels))
+    return relevance.sum(1)
+
+
+def _split(batch: Batch) -> Iterator[Batch]:
+    labels = None if batch.labels is None else batch.labels.split(IMAGES_AT_ONCE)
+    for number, pixels in enumerate(batch.pixel_values.split(IMAGES_AT_ONCE)):
+        yield Batch(pixels, None if labels is None else labels[number], ())
+
+
+def _measure_batch(
+    model: PreTrainedModel, architecture: Architecture, batch: Batch, score: Score
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return the units' scores (B,) and the blocks' conservation errors of one batch."""
+    pixels = batch.pixel_values.to(model.device, model.dtype)
+    gradients: dict[str, list[Tensor]] = {}
+    if score == "gradient":
+        gradients = _plain_gradients(model, architecture, pixels, batch.labels)
+    scores: dict[str, Tensor] = {}
+
+    def watch(unit: str, tensors: Sequence[Tensor]) -> None:
+        for position, tensor in enumerate(tensors):
+
+            def take(relevance: Tensor, position: int = position) -> None:
+                factor = gradients[unit][position] if gradients else None
+                value = _reduce(relevance, factor, score, len(pixels))
+                scores[unit] = scores[unit] + value if unit in scores else value
+
+            tensor.register_hook(take)
+
+    sums: dict[str, Tensor] = {}
+    with relevance_rules(model, watch), _block_inputs(model, architecture, sums) as start_tensor:
+        logits = model(pixel_values=pixels).logits
+    start = _start(model, logits, batch.labels)
+    torch.autograd.grad(logits, start_tensor, start)
+    if score == "signed":
+        scores = {unit: value.abs() for unit, value in scores.items()}
+    return scores, {name: float((total - 1).abs().max()) for name, total in sums.items()}
+
+
+def _plain_gradients(
+    model: PreTrainedModel, architecture: Architecture, pixels: Tensor, labels: Tensor | None
+) -> dict[str, list[Tensor]]:
+    """Return the gradient of the explained logit at what enters each unit."""
+    watched: dict[str, Sequence[Tensor]] = {}
+
+    def watch(unit: str, tensors: Sequence[Tensor]) -> None:
+        watched[unit] = tensors
+
+    with watched_units(model, watch), _block_inputs(model, architecture, {}):
+        logits = model(pixel_values=pixels).logits
+    flat = [tensor for tensors in watched.values() for tensor in tensors]
+    found = iter(torch.autograd.grad(logits, flat, _start(model, logits, labels)))
+    return {unit: [next(found) for _ in tensors] for unit, tensors in watched.items()}
+
+
+def _reduce(relevance: Tensor, gradient: Tensor | None, score: Score, images: int) -> Tensor:
+    """Return one number per image (B,), on the CPU in float64; windows of one image lie side by side."""
+    if gradient is not None:
+        relevance = (gradient * relevance).clamp(min=0)
+    per_image = relevance.reshape(images, -1)
+    if score == "signed":
+        return per_image.sum(1).double().cpu()
+    total = torch.linalg.vector_norm(per_image, 1, dim=1).double().cpu()  # sum of |R|, in one pass
+    return total / per_image.shape[1] if score == "mean" else total
+
+
+@contextmanager
+def _block_inputs(
+    model: PreTrainedModel, architecture: Architecture, sums: dict[str, Tensor]
+) -> Iterator[list[Tensor]]:
+    """Cut the graph before the first block, and fill `sums` with each block's relevance per image (B,).
+
+    Yields a list that will hold the first block's input.
+    """
+    start: list[Tensor] = []
+    hooks = []
+    for block in architecture.blocks:
+
+        def enter(_: nn.Module, arguments: tuple[Any, ...], name: str = block.name) -> tuple[Any, ...]:
+            hidden = arguments[0]
+            if not start:
+                hidden = hidden.detach().requires_grad_()
+                start.append(hidden)
+
+            def add_up(relevance: Tensor) -> None:
+                sums[name] = relevance.flatten(1).sum(1)
+
+            hidden.register_hook(add_up)
+            return (hidden, *arguments[1:])
+
+        hooks.append(model.get_submodule(block.module).register_forward_pre_hook(enter))
+    try:
+        yield start
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _start(model: PreTrainedModel, logits: Tensor, labels: Tensor | None) -> Tensor:
+    """Return what relevance starts as: the share (B, outputs) of each logit in what is explained."""
+    require_finite(logits, "the model's logits")
+    return task_of(model).explained(logits, labels)
+
+
+def _warn_of_drift(drift: dict[str, float], tolerance: float) -> None:
+    # Relevance reaches the last block first.
+    broken = [name for name in reversed(drift) if not drift[name] <= tolerance]
+    if broken:
+        warnings.warn(
+            f"Relevance is not conserved: at the input of '{broken[0]}' its sum is off by {drift[broken[0]]:.1e} "
+            f"(tolerance {tolerance:.0e}). The scores of units below it are less certain; is there an operation in "
+            "the model that no rule covers?",
+            stacklevel=3,
+        )
+
+
+def _require_supported(model: PreTrainedModel) -> Architecture:
+    architecture = describe(model)
+    if model.dtype not in TOLERANCE:
+        raise ValueError(
+            f"Expected a model in float32 to propagate relevance in, found {model.dtype}: sums of small relevances "
+            "vanish in it. Load it with dtype=torch.float32."
+        )
+    if getattr(model, "quantization_method", None) is not None:
+        raise ValueError("Expected a float model, found one that is quantized already. Load the float checkpoint.")
+    return architecture

@@ -1,0 +1,166 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import pytest
+import torch
+from conftest import BUILDERS, WINDOWED
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
+
+from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
+from optimum_mixq.architectures.describe import describe, expected_image_size, require_image_size
+from optimum_mixq.stages.calibration.blocks import calibrate
+
+
+FULL_SIZE = {
+    "vit-base": lambda: ViTForImageClassification(ViTConfig()),
+    "vit-large": lambda: ViTForImageClassification(
+        ViTConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    ),
+    "deit-base-distilled": lambda: DeiTForImageClassificationWithTeacher(DeiTConfig()),
+    "swin-tiny": lambda: SwinForImageClassification(SwinConfig()),
+    "swin-small": lambda: SwinForImageClassification(SwinConfig(depths=[2, 2, 18, 2])),
+}
+
+
+@pytest.mark.parametrize("build", [*BUILDERS.values(), *FULL_SIZE.values()], ids=[*BUILDERS, *FULL_SIZE])
+def test_every_linear_and_convolution_has_exactly_one_place(build):
+    with torch.device("meta"):
+        model = build()
+    architecture = describe(model)
+    places = [architecture.stem, *architecture.heads]
+    places += [module for unit in architecture.units for module in unit.modules]
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    assert sorted(places) == sorted(layers)
+
+
+def test_units_of_a_vit_come_in_forward_order(vit):
+    names = [unit.name for unit in describe(vit).units]
+    kinds = ("qkv", "qk", "av", "proj", "fc1", "fc2")
+    assert names == [f"blocks.{block}.{kind}" for block in range(3) for kind in kinds]
+
+
+def test_merging_of_a_swin_stands_between_its_stages():
+    names = [block.name for block in describe(BUILDERS["swin"]()).blocks]
+    assert names == [
+        "stages.0.blocks.0",
+        "stages.0.merging",
+        "stages.1.blocks.0",
+        "stages.1.blocks.1",
+        "stages.1.merging",
+        "stages.2.blocks.0",
+        "stages.2.blocks.1",
+        "stages.2.merging",
+        "stages.3.blocks.0",
+    ]
+
+
+def test_a_window_larger_than_a_map_is_refused_with_what_to_do():
+    swin = SwinForImageClassification(SwinConfig(**WINDOWED))  # maps of 16, 8, 4 and 2 at 32 pixels, windows of 2
+    require_image_size(swin, (32, 32))
+    require_image_size(swin, (18, 64))
+    message = "no smaller than the model's window of 2, found 16 x 32 pixels: the last stage's map is 1 x 2"
+    with pytest.raises(ValueError, match=message):
+        require_image_size(swin, (16, 32))
+    with pytest.raises(ValueError, match="found 16 x 16 pixels"):
+        calibrate(swin, BitPlan.uniform(swin, 4), [torch.zeros(1, 3, 16, 16)], MixQConfig())
+
+
+def test_blocks_run_in_the_order_in_which_they_are_described(model):
+    from conftest import random_pixels
+
+    calls = []
+    blocks = describe(model).blocks
+    for block in blocks:
+        model.get_submodule(block.module).register_forward_hook(lambda *_, name=block.name: calls.append(name))
+    model(pixel_values=random_pixels(model))
+    assert calls == [block.name for block in blocks]
+
+
+def test_readers_see_exactly_what_their_norm_puts_out_up_to_windows_and_padding(model):
+    from conftest import random_pixels
+
+    seen = {}
+    norms = describe(model).norms
+    modules = dict(model.named_modules())
+    for entry in norms:
+        modules[entry.norm].register_forward_hook(lambda _m, _i, out, name=entry.norm: seen.update({name: out}))
+        for reader in entry.readers:
+            modules[reader].register_forward_pre_hook(lambda _m, args, name=reader: seen.update({name: args[0]}))
+    model(pixel_values=random_pixels(model))
+    for entry in norms:
+        written = seen[entry.norm].flatten(0, -2)
+        for reader in entry.readers:
+            read = seen[reader].flatten(0, -2)
+            padding = len(read) - len(written)
+            assert (padding == 0) or not entry.shift_foldable
+            rows = read[read.abs().sum(-1) > 0] if padding else read
+            torch.testing.assert_close(rows.sum(0), written.sum(0), rtol=1e-4, atol=1e-3)
+
+
+def test_shift_is_foldable_unless_windows_are_padded():
+    folds = {name: all(norm.shift_foldable for norm in describe(build()).norms) for name, build in BUILDERS.items()}
+    assert folds == {"vit": True, "deit": True, "deit_with_teacher": True, "swin": True, "padded_swin": False}
+
+
+def test_an_unknown_model_type_is_refused_with_the_supported_ones():
+    bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+    with pytest.raises(
+        ValueError,
+        match=r"Expected a model of type deit, swin, vit, found 'bert' \(BertModel\)\. Other families are not",
+    ):
+        describe(bert)
+
+
+def test_a_backbone_without_head_is_refused_with_the_class_to_load(vit):
+    with pytest.raises(
+        ValueError, match="found ViTModel. Only image classifiers are supported: load the checkpoint wi"
+    ):
+        describe(ViTModel(vit.config))
+
+
+class OwnClassifier(ViTForImageClassification):
+    """A subclass that changes nothing of the structure."""
+
+
+def test_a_subclass_of_a_classifier_is_as_good_as_the_classifier(vit):
+    assert describe(OwnClassifier(vit.config)) == describe(vit)
+
+
+class PeftModel(nn.Module):
+    """What peft's classes are called, around a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+
+def test_wrapped_models_are_refused_with_the_way_to_the_plain_one(vit):
+    with pytest.raises(ValueError, match=r"found a PeftModel with adapters: pass model\.merge_and_unload\(\)"):
+        MixQQuantizer.from_pretrained(PeftModel(vit))
+    compiled = torch.compile(vit)
+    with pytest.raises(ValueError, match=r"what torch\.compile made of it: pass model\._orig_mod"):
+        MixQQuantizer.from_pretrained(compiled)
+    MixQQuantizer.from_pretrained(compiled._orig_mod)
+    vit._hf_peft_config_loaded = True  # as model.add_adapter of transformers 5.9 to 5.23 leaves it
+    with pytest.raises(ValueError, match="found a ViTForImageClassification with adapters. Save them with"):
+        MixQQuantizer.from_pretrained(vit)
+
+
+def test_a_layer_without_a_place_is_named(vit):
+    vit.adapter = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"layers without a place \['adapter'\]"):
+        describe(vit)
+
+
+def test_swin_takes_any_image_size_and_the_others_one():
+    assert expected_image_size(BUILDERS["vit"]()) == (16, 16)
+    assert expected_image_size(BUILDERS["swin"]()) is None

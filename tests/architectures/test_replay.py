@@ -1,0 +1,71 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import pytest
+import torch
+from conftest import random_pixels
+
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.replay import (
+    captured_inputs,
+    captured_outputs,
+    finish,
+    inputs_of,
+    record_calls,
+    record_hidden,
+    run_block,
+)
+
+
+@torch.no_grad()
+def test_blocks_run_one_by_one_give_what_the_whole_model_gives(model):
+    architecture, pixels = describe(model), random_pixels(model)
+    calls = record_calls(model, architecture, pixels[:1])
+    hidden = record_hidden(model, architecture, pixels)
+    last = architecture.blocks[-1]
+    with captured_outputs(model, [last.module]) as outputs:
+        model(pixel_values=pixels)
+    for block in architecture.blocks:
+        hidden = run_block(model, block, hidden, calls.blocks[block.name])
+    expected = outputs[last.module][0]
+    assert torch.equal(hidden, expected[0] if isinstance(expected, tuple) else expected)
+
+
+@torch.no_grad()
+def test_what_comes_after_the_last_block_is_reached_without_running_one(model):
+    architecture, pixels = describe(model), random_pixels(model)
+    calls = record_calls(model, architecture, pixels[:1])
+    last = architecture.blocks[-1].module
+    with captured_outputs(model, [last]) as outputs:
+        expected = model(pixel_values=pixels).logits
+    ran = []
+    hooks = [
+        model.get_submodule(block.module).register_forward_pre_hook(lambda *_: ran.append("a block"))
+        for block in architecture.blocks[:-1]
+    ]
+    hidden = outputs[last][0]
+    hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+    found = finish(model, architecture, calls, torch.zeros_like(pixels[:1]), hidden).logits
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(found, expected) and ran == []
+    assert torch.equal(model(pixel_values=pixels).logits, expected)  # the chain is whole again
+
+
+@torch.no_grad()
+def test_the_inputs_of_a_module_are_what_it_is_given_in_the_whole_model(model):
+    architecture, pixels = describe(model), random_pixels(model)
+    block = architecture.blocks[0]
+    module = block.units[-1].modules[0]
+    call = record_calls(model, architecture, pixels[:1]).blocks[block.name]
+    found = inputs_of(model, block, module, [record_hidden(model, architecture, pixels)], call)
+    with captured_inputs(model, [module]) as kept:
+        model(pixel_values=pixels)
+    assert torch.equal(found[0][0], kept[module][0])
+
+
+def test_hooks_are_gone_after_an_error(vit):
+    architecture = describe(vit)
+    with pytest.raises(ValueError, match="doesn't match model"):
+        record_calls(vit, architecture, torch.zeros(1, 3, 20, 20))
+    with pytest.raises(RuntimeError, match="stop"), captured_inputs(vit, [architecture.stem]):
+        raise RuntimeError("stop")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in vit.modules())

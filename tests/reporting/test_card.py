@@ -1,0 +1,106 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import re
+import shlex
+from argparse import ArgumentParser
+
+import pytest
+from conftest import random_pixels
+from huggingface_hub import ModelCard
+
+from optimum.commands.register.register_mixq import MixQCommand
+from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, demo_model_path
+from optimum_mixq.cli import _read_config
+from optimum_mixq.reporting.card import Evaluated, Timing, model_card
+from optimum_mixq.stages.evaluation import Evaluation
+
+
+FLOAT, PACKED = Evaluation(1000, 0.93, None, None), Evaluation(1000, 0.92, 0.98, 0.0123)
+RECORD = {
+    "base_model": "me/vit", "calibration": {"dataset": "me/pictures", "images": 32}, "versions": {"torch": "2.13.0"},
+}  # fmt: skip
+PLAN = BitPlan(
+    {"blocks.0.fc1": 4, "blocks.0.fc2": (4, 8)},
+    {"budget": {"average_bits": 4.0}, "achieved": {"average_bits": 3.99, "bytes": 1_234_000, "bops": 2_500_000_000}},
+)
+
+
+def card(**changes):
+    config = MixQConfig(bits=4, plan=PLAN.bits, record=RECORD, **changes)
+    evaluated = Evaluated("me/pictures", "test", FLOAT, PACKED)
+    timing = Timing("a machine", {"float": 2.0})
+    return model_card(config, PLAN, "vit", 1.0, 8.0, "me/vit-mixq4", "vit", evaluated, timing)
+
+
+def test_the_metadata_can_be_read_back_and_holds_the_result():
+    data = ModelCard(str(card())).data
+    assert data.base_model == "me/vit" and data.library_name == "transformers"
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.92, "me/pictures")
+    assert result.dataset_split == "test" and data.model_name == "vit-mixq4"
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        'from_pretrained("me/vit-mixq4")',
+        "import optimum_mixq",
+        "| float | 93.00 | 91.25-94.42 |  |  |",
+        "| quantized | 92.00 | 90.15-93.53 | 98.00 | 0.0123 |",
+        "the same 1000 images (me/pictures, split test)",
+        "8.0 x smaller",
+        "on a machine: float 2.00 ms",
+        "Weights at 4 bits, activations at 4 to 8;",
+        "# vit-mixq4\n",
+        "Budget: 4 bits per weight on average.",
+        "Achieved: 3.99 bits per weight on average, 1.234 MB, 2.500 G bit operations.",
+        "| blocks.0.fc2 | 4/8 |",
+        "Made with torch 2.13.0.",
+    ],
+)
+def test_the_card_tells(fact):
+    assert fact in card().text
+
+
+def test_the_command_reproduces_the_recipe():
+    text = card(seed=3, calibration_samples=64).text
+    assert (
+        "optimum-cli mixq quantize --model me/vit --dataset me/pictures --output out --bits 4 "
+        "--calibration-samples 64 --seed 3"
+    ) in text
+    assert "MixQConfig(bits=4, calibration_samples=64, seed=3)" in text
+
+
+def test_every_option_that_the_shell_has_a_word_for_is_in_the_command(tmp_path):
+    changes = {
+        "size_mb": 2.5, "bops": 1e9, "tie_bits": True, "overrides": {"*.fc2": 8, "*.fc1": (4, 8)},
+        "exclude": ("a.*", "b.*"), "arithmetic": "folded", "batch_size": 8, "sensitivity_samples": 64,
+    }  # fmt: skip
+    (command,) = (line for line in card(**changes).text.splitlines() if line.startswith("optimum-cli"))
+    root = ArgumentParser()
+    MixQCommand(root.add_subparsers())
+    arguments = root.parse_args(shlex.split(command)[1:])
+    assert _read_config(arguments) == MixQConfig(bits=4, **changes | {"batch_size": 32})
+    assert arguments.batch_size == 8 and arguments.plan == "mixed"
+
+
+def test_a_model_from_a_folder_goes_by_its_folders_names(tmp_path):
+    quantizer = MixQQuantizer.from_pretrained(demo_model_path("vit"))
+    config = MixQConfig(bits=4, calibration_samples=4)
+    quantizer.quantize(config, random_pixels(quantizer.model, 4), tmp_path / "vit-mixq4", plan="uniform")
+    card = ModelCard.load(tmp_path / "vit-mixq4" / "README.md")
+    assert card.text.strip().startswith("# vit-mixq4\n") and card.data.tags[-1] == "vit"
+    assert 'from_pretrained("vit-mixq4")' in card.text and "--model vit --dataset" in card.text
+    assert "PATH" not in card.text and "MODEL" not in card.text
+
+
+def test_a_recipe_beyond_the_shell_has_no_command():
+    text = card(alpha=0.5).text
+    assert "optimum-cli" not in text and "MixQConfig(bits=4, alpha=0.5)" in text
+
+
+def test_what_was_not_measured_is_left_out(vit, tmp_path):
+    config = MixQConfig(bits=4, calibration_samples=8, batch_size=4)
+    MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 12), tmp_path / "out", plan="uniform")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "## Accuracy" not in text and "model-index" not in text and "uniform bits" in text
+    assert re.search(r"Made with optimum-mixq \S+, transformers \S+, torch", text)

@@ -1,0 +1,79 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import pytest
+from conftest import BUILDERS, WINDOWED, make_model, random_pixels
+from transformers import SwinConfig, SwinForImageClassification
+
+from optimum_mixq import MixQQuantizer
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.pipeline import quantize_model
+from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.utils.file_size import saved_bytes
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+def test_the_bytes_are_those_of_the_saved_file(name, arithmetic, tmp_path):
+    model = make_model(name)
+    bits = {unit: (2 + index % 7, 4) for index, unit in enumerate(BitPlan.uniform(model, 4).bits)}
+    packed = quantize_model(model, BitPlan(bits), [random_pixels(model)], MixQConfig(arithmetic=arithmetic))
+    packed.save_pretrained(tmp_path)
+    saved = (tmp_path / "model.safetensors").stat().st_size
+    assert saved_bytes(packed) == saved
+    told = measure_costs(model, arithmetic).bytes(BitPlan(bits).bits)
+    # The header is counted as of 8-bit units: two offsets of each tensor may have a digit more.
+    assert saved <= told <= saved + 2 * len(packed.state_dict()) + 8
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_a_float_models_file_is_as_large_as_it_is_said_to_be(name, tmp_path):
+    model = make_model(name)
+    model.save_pretrained(tmp_path)
+    assert saved_bytes(model) == (tmp_path / "model.safetensors").stat().st_size
+
+
+def test_the_file_keeps_a_budget_of_its_size(tmp_path):
+    model = make_model("vit")
+    costs = measure_costs(model, "column")
+    least, most = (costs.bytes(dict.fromkeys(costs.macs, (bits, bits))) for bits in (3, 5))
+    size = (least + most) // 2
+    config = MixQConfig(
+        bits=None, size_mb=size / 1e6, calibration_samples=4, sensitivity_samples=4, batch_size=4, compare=False
+    )
+    MixQQuantizer.from_pretrained(model).quantize(config, random_pixels(model, 8), tmp_path / "out")
+    saved = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert 0.9 * size < saved <= size
+
+
+def test_the_counts_of_a_vit_are_those_of_its_shapes():
+    vit = make_model("vit")  # 24 wide, 2 heads, 48 in the MLP, 16 patches and a class token
+    costs = measure_costs(vit, "folded")
+    assert costs.weights["blocks.0.qkv"] == (24 * 24,) * 3
+    assert costs.macs["blocks.0.qkv"] == 17 * 3 * 24 * 24
+    assert costs.macs["blocks.1.qk"] == costs.macs["blocks.1.av"] == 17 * 17 * 24
+    assert costs.macs["blocks.1.fc2"] == 17 * 24 * 48
+    assert costs.fixed_bops == 64 * (16 * 24 * 3 * 16 + 24 * 5)
+    assert costs.total_weights == 3 * (4 * 24 * 24 + 2 * 24 * 48)
+
+
+def test_bit_operations_are_counted_for_the_arithmetic():
+    vit = make_model("vit")
+    folded, column = (measure_costs(vit, arithmetic) for arithmetic in ("folded", "column"))
+    macs = folded.macs["blocks.0.fc1"]
+    assert folded.unit_bops("blocks.0.fc1", (3, 5)) == macs * 15
+    # A column-scaled layer multiplies activations with an 8-bit operand.
+    assert column.unit_bops("blocks.0.fc1", (3, 5)) == macs * 40
+    assert column.unit_bops("blocks.0.qk", (3, 5)) == column.macs["blocks.0.qk"] * 25
+
+
+def test_an_image_that_is_not_square_is_counted_as_it_is():
+    swin = SwinForImageClassification(SwinConfig(**WINDOWED | {"image_size": (32, 64)}))
+    assert measure_costs(swin, "folded").macs["stages.0.blocks.0.qk"] == 128 * 4 * 4 * 8
+
+
+def test_windows_are_counted():
+    costs = measure_costs(make_model("swin"), "folded")
+    # Maps of 16 x 16, 8 wide, down to 2 x 2, 64 wide, in windows of 2 x 2.
+    assert costs.macs["stages.0.blocks.0.qk"] == 64 * 4 * 4 * 8
+    assert costs.macs["stages.3.blocks.0.qk"] == 1 * 4 * 4 * 64
+    assert costs.macs["stages.2.reduction"] == 2 * 2 * (4 * 32) * (2 * 32)

@@ -1,0 +1,161 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import copy
+
+import pytest
+import torch
+from conftest import BUILDERS, make_model, random_pixels
+
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.quant.layers import QuantConv2d, QuantLinear
+from optimum_mixq.stages.calibration.blocks import _split_batches, calibrate
+from optimum_mixq.stages.calibration.reparameterization import balance
+from optimum_mixq.stages.evaluation import score
+from optimum_mixq.stages.packing import pack
+
+
+def calibrated(model, bits=8, batches=1, **options):
+    config = MixQConfig(**options)
+    return calibrate(model, BitPlan.uniform(model, bits), random_pixels(model, 16).chunk(batches), config)
+
+
+@torch.no_grad()
+def logits(model, pixels):
+    return model(pixel_values=pixels).logits
+
+
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+def test_eight_bits_stay_close_to_the_float_model(model, arithmetic):
+    pixels = random_pixels(model, 16)
+    quantized = calibrated(model, 8, arithmetic=arithmetic)
+    result = score(logits(quantized, pixels), None, logits(model, pixels))
+    assert result.kl < 0.01
+
+
+def test_batches_are_even_and_bounded_by_what_the_patch_embedding_puts_out():
+    stem = torch.nn.Conv2d(3, 768, 16, stride=16)
+    parts = _split_batches(stem, [torch.zeros(10, 3, 224, 224), torch.zeros(3, 3, 224, 224)])
+    assert [len(part) for part in parts] == [4, 4, 2, 3]  # 196 x 768 values an image
+    small = _split_batches(torch.nn.Conv2d(3, 384, 4, stride=4), [torch.zeros(32, 3, 32, 32)])
+    assert [len(part) for part in small] == [16, 16]
+
+
+def test_more_bits_are_closer(model):
+    pixels = random_pixels(model, 16)
+    reference = logits(model, pixels)
+    damage = [score(logits(calibrated(model, bits), pixels), None, reference).kl for bits in (2, 4, 8)]
+    assert damage[0] > damage[1] > damage[2]
+
+
+def test_the_float_model_is_left_as_it_is(model):
+    before = copy.deepcopy(model.state_dict())
+    implementation = model.config._attn_implementation
+    calibrated(model, 4, arithmetic="folded")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.config._attn_implementation == implementation
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_every_linear_layer_and_convolution_is_quantized_with_its_units_bits(model):
+    architecture = describe(model)
+    plan = {unit.name: (2 + index % 7, 8 - index % 7) for index, unit in enumerate(architecture.units)}
+    quantized = calibrate(model, BitPlan(plan), [random_pixels(model)], MixQConfig())
+    for unit in architecture.units:
+        for name in unit.modules:
+            layer = quantized.get_submodule(name)
+            assert (layer.weight_bits, layer.input_bits) == plan[unit.name]
+    for name in architecture.heads:
+        assert isinstance(quantized.get_submodule(name), QuantLinear)
+        assert quantized.get_submodule(name).weight_bits == 8
+    assert isinstance(quantized.get_submodule(architecture.stem), QuantConv2d)
+    for block in architecture.blocks:
+        if block.attention:
+            operands = quantized.get_submodule(block.attention).mixq_attention
+            assert operands.qk_bits == plan[f"{block.name}.qk"][1] and operands.av_bits == plan[f"{block.name}.av"][1]
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+def test_the_packed_model_gives_the_same_logits_to_the_bit(bits, arithmetic):
+    vit = make_model("vit")
+    quantized = calibrated(vit, bits, arithmetic=arithmetic)
+    pixels = random_pixels(vit, 6, seed=9)
+    assert torch.equal(logits(pack(quantized), pixels), logits(quantized, pixels))
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("bits", [3, (4, 8)])
+def test_every_family_packs_to_the_same_logits(name, bits):
+    model = make_model(name)
+    quantized = calibrated(model, bits)
+    pixels = random_pixels(model, 6, seed=9)
+    assert torch.equal(logits(pack(quantized), pixels), logits(quantized, pixels))
+
+
+def test_batches_change_little(model):
+    pixels = random_pixels(model, 16)
+    whole, parts = logits(calibrated(model, 8), pixels), logits(calibrated(model, 8, batches=4), pixels)
+    spread = logits(model, pixels).std()
+    assert (whole - parts).abs().mean() < 0.05 * spread
+
+
+def test_the_same_images_give_the_same_model_twice(vit):
+    first, second = calibrated(vit, 4).state_dict(), calibrated(vit, 4).state_dict()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_evaluation_does_not_move_a_grid(vit):
+    quantized = calibrated(vit, 4)
+    before = copy.deepcopy(quantized.state_dict())
+    logits(quantized, 100 * random_pixels(vit))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in quantized.state_dict().items())
+
+
+def test_balancing_query_and_key_leaves_attention_alone(vit):
+    layer = vit.vit.layers[0].attention
+    hidden = torch.randn(3, 7, 24)
+
+    def attend():
+        query, key = (
+            projection(hidden).view(3, 7, 2, 12).transpose(1, 2) for projection in (layer.q_proj, layer.k_proj)
+        )
+        return (query @ key.mT * layer.scaling).softmax(-1)
+
+    with torch.no_grad():
+        before, queries, keys = attend(), layer.q_proj(hidden), layer.k_proj(hidden)
+        promised = balance(layer.q_proj, layer.k_proj, [queries], [keys])
+        assert torch.allclose(attend(), before, atol=1e-5)
+        assert torch.allclose(promised[0][0], layer.q_proj(hidden), atol=1e-5)
+        assert torch.allclose(promised[1][0], layer.k_proj(hidden), atol=1e-5)
+        largest = [batch.flatten(0, 1).abs().amax(0) for batch in (promised[0][0], promised[1][0])]
+        assert torch.allclose(*largest, rtol=1e-3)
+
+
+def test_a_model_in_half_precision_is_refused(vit):
+    with pytest.raises(ValueError, match=r"Expected a float32 model to calibrate, found torch.bfloat16 in vit"):
+        calibrated(vit.to(torch.bfloat16))
+
+
+def test_weights_that_are_not_finite_raise_with_their_name(vit):
+    vit.vit.layers[1].mlp.fc2.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"Expected finite numbers in vit.layers.1.mlp.fc2.weight, found NaN values"):
+        calibrated(vit)
+
+
+def test_images_that_are_not_finite_raise(vit):
+    pixels = random_pixels(vit)
+    pixels[0, 0, 0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"Expected finite numbers in the input of .*projection, found infinite"):
+        calibrate(vit, BitPlan.uniform(vit, 4), [pixels], MixQConfig())
+
+
+def test_a_plan_of_another_model_is_refused(vit):
+    plan = BitPlan.uniform(make_model("swin"), 4)
+    with pytest.raises(ValueError, match=r"The plan names the unit 'stages.0.blocks.0.av', which the model does not"):
+        calibrate(vit, plan, [random_pixels(vit)], MixQConfig())
+
+
+def test_packing_what_was_not_calibrated_is_refused(vit):
+    with pytest.raises(ValueError, match="Expected a calibrated model, found no quantized layer in it"):
+        pack(vit)

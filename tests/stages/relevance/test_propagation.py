@@ -1,0 +1,61 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import copy
+
+import pytest
+import torch
+from conftest import random_pixels
+
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.watching import watched_units
+from optimum_mixq.stages.relevance.propagation import relevance_rules
+
+
+def state_of(model):
+    return (
+        copy.deepcopy(model.state_dict()),
+        [(name, module.training, "forward" in vars(module)) for name, module in model.named_modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()),
+        model.config._attn_implementation,
+    )
+
+
+def same(first, second):
+    return all(torch.equal(first[0][name], second[0][name]) for name in first[0]) and first[1:] == second[1:]
+
+
+def test_the_forward_computes_what_it_did(model):
+    pixels = random_pixels(model)
+    with torch.no_grad():
+        plain = model(pixel_values=pixels).logits
+    seen = []
+    with relevance_rules(model, lambda unit, tensors: seen.append(unit)):
+        logits = model(pixel_values=pixels.requires_grad_()).logits
+    assert torch.allclose(logits, plain, atol=1e-5)
+    assert sorted(seen) == sorted(unit.name for unit in describe(model).units)
+
+
+def test_the_model_is_restored(model):
+    model.train()
+    next(iter(model.parameters())).requires_grad_(False)
+    before = state_of(model)
+    with relevance_rules(model, lambda unit, tensors: None):
+        model(pixel_values=random_pixels(model))
+    assert same(before, state_of(model))
+
+
+def test_the_model_is_restored_after_an_error(model):
+    before = state_of(model)
+    with pytest.raises(RuntimeError, match="in the middle"), relevance_rules(model):
+        raise RuntimeError("in the middle")
+    assert same(before, state_of(model))
+    with torch.no_grad():
+        model(pixel_values=random_pixels(model))
+
+
+def test_watched_units_leave_gradients_plain(vit):
+    pixels = random_pixels(vit).requires_grad_()
+    (plain,) = torch.autograd.grad(vit(pixel_values=pixels).logits[:, 0].sum(), pixels)
+    with watched_units(vit, lambda unit, tensors: None):
+        logits = vit(pixel_values=pixels).logits
+    assert torch.allclose(torch.autograd.grad(logits[:, 0].sum(), pixels)[0], plain, atol=1e-6)
