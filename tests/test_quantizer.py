@@ -13,7 +13,7 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTForImage
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, MixQTrainingConfig, pipeline
 from optimum_mixq.stages.allocation.costs import measure_costs
-from optimum_mixq.stages.sensitivity.measure import measure as sensitivity
+from optimum_mixq.stages.sensitivity import measure as sensitivity
 from optimum_mixq.stages.training.loop import _Training
 
 

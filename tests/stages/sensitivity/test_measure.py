@@ -14,7 +14,7 @@ from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.evaluation import score
 from optimum_mixq.stages.packing import pack
-from optimum_mixq.stages.sensitivity.measure import measure as sensitivity
+from optimum_mixq.stages.sensitivity import measure as sensitivity
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.utils import progress
 

@@ -100,7 +100,7 @@ def test_a_stopped_training_goes_on_to_the_weights_of_an_uninterrupted_one(name,
     config = dataclasses.replace(QUICK, save_steps=2, ema=0.5, mixup=0.2)
     evaluation = [Batch(random_pixels(make_model(name), 4, seed=7), None, ())]
     expected, history = run(name, config, evaluation=evaluation)
-    from optimum_mixq.stages.training.loop import loop as training
+    from optimum_mixq.stages.training import loop as training
 
     original, steps = training._Training._finish_step, []
 
