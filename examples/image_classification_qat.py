@@ -61,9 +61,12 @@ def main() -> None:
     calibration = [next(images.batches(range(32), 32)).pixel_values]
     model = prepare_for_training(teacher, plan, calibration, MixQConfig(seed=arguments.seed))
 
+    task = task_of(teacher)
     recipe = MixQTrainingConfig(flip=False, learning_rate=arguments.learning_rate, seed=arguments.seed)
-    loader = DataLoader(TrainingImages(images, recipe), batch_size=arguments.batch_size, shuffle=True, drop_last=True)
-    held_loader = DataLoader(TrainingImages(held, MixQTrainingConfig(flip=False, shift=0.0)), batch_size=64)
+    loader = DataLoader(
+        TrainingImages(images, recipe, task), batch_size=arguments.batch_size, shuffle=True, drop_last=True
+    )
+    held_loader = DataLoader(TrainingImages(held, MixQTrainingConfig(flip=False, shift=0.0), task), batch_size=64)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
     steps = arguments.epochs * (len(loader) // arguments.gradient_accumulation_steps)
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(0.05 * steps), steps)
@@ -73,7 +76,7 @@ def main() -> None:
     teacher.to(accelerator.device)
     if arguments.with_tracking:
         accelerator.init_trackers("image_classification_qat", vars(arguments))
-    task, first = task_of(teacher), 0
+    first = 0
     if arguments.resume_from:
         accelerator.load_state(str(arguments.resume_from))
         first = int(arguments.resume_from.name.rpartition("-")[2]) + 1
@@ -108,8 +111,8 @@ def main() -> None:
 def evaluate_top1(accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader) -> float:
     metric = load_accuracy()
     model.eval()
-    for pixels, labels in loader:
-        predictions = model(pixel_values=pixels).logits.argmax(-1)
+    for pixels, targets in loader:
+        predictions, labels = model(pixel_values=pixels).logits.argmax(-1), targets.argmax(-1)
         # Leaves out the images that fill up the last batch of some processes.
         predictions, labels = accelerator.gather_for_metrics((predictions, labels))
         metric.add_batch(predictions=predictions.cpu(), references=labels.cpu())

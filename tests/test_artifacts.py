@@ -51,5 +51,5 @@ def test_a_unit_that_the_model_lacks_is_named_with_near_ones(vit):
 
 
 def test_units_without_bits_are_named(vit):
-    with pytest.raises(ValueError, match=r"says nothing about 11 units of the model \(blocks.0.av, "):
+    with pytest.raises(ValueError, match=r"says nothing about 17 units of the model \(blocks.0.av, "):
         BitPlan({"blocks.0.qkv": 4}).check_fits(describe(vit))
