@@ -101,7 +101,8 @@ def signature(function: Callable[..., Any], name: str | None = None) -> str:
         words.append(ast.unparse(argument) + ("" if default is None else f" = {ast.unparse(default)}"))
     if arguments.kwarg:
         words.append(f"**{ast.unparse(arguments.kwarg)}")
-    result = "" if name or node.returns is None else f" -> {ast.unparse(node.returns)}"
+    # An annotation in quotes names a class that its own body mentions.
+    result = "" if name or node.returns is None else f" -> {ast.unparse(node.returns).strip(chr(39))}"
     return f"```py\n{laid_out(name or node.name, words, result)}\n```\n"
 
 

@@ -89,7 +89,7 @@ def test_the_api_page_lists_arguments_and_leaves_out_doctests(make_api):
 
 
 def test_a_signature_is_told_as_its_source_has_it(make_api):
-    def scale(weight: int, *rest: int, bits: int = 4, **options: str) -> float:
+    def scale(weight: int, *rest: int, bits: int = 4, **options: str) -> "float":
         """Return something."""
 
     expected = "```py\nscale(weight: int, *rest: int, bits: int = 4, **options: str) -> float\n```\n"
