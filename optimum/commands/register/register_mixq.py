@@ -46,11 +46,15 @@ def parse_average(text: str) -> float:
 def parse_override(text: str) -> tuple[str, int | tuple[int, int]]:
     """Return the pattern and the bits of "*.fc2=8" or "*.fc2=4/8"."""
     pattern, _, bits_text = text.rpartition("=")
-    if pattern and bits_text:
+    try:
         bits = parse_bits(bits_text)
-        if isinstance(bits, (int, tuple)):
-            return pattern, bits
-    raise ArgumentTypeError(f"Expected PATTERN=BITS, such as '*.fc2=8' or 'blocks.0.*=4/8'; found '{text}'.")
+    except ArgumentTypeError:
+        bits = None
+    if not pattern or bits is None or isinstance(bits, float):
+        raise ArgumentTypeError(
+            f"Expected PATTERN=BITS with 2 to 8 bits, such as '*.fc2=8' or 'blocks.0.*=4/8'; found '{text}'."
+        )
+    return pattern, bits
 
 
 def parse_plan(text: str) -> str:
