@@ -21,10 +21,10 @@ from optimum_mixq.images.batches import draw_rows
 from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches
 from optimum_mixq.images.sources import open_images
-from optimum_mixq.quantizer import SWEEP, MixQQuantizer, work_folder
+from optimum_mixq.quantizer import SWEEP, MixQQuantizer
 from optimum_mixq.reporting.page import Contender, frontier_points, frontier_table
 from optimum_mixq.reporting.pictures import draw_frontier
-from optimum_mixq.reporting.upload import make_folder, megabytes_of, require_empty
+from optimum_mixq.reporting.upload import make_folder, megabytes_of, require_empty, work_folder
 from optimum_mixq.reporting.wording import (
     describe_comparison,
     describe_evaluation,

@@ -133,6 +133,10 @@ class MixQConfig(QuantizationConfigMixin):
         for name in ("size_mb", "bops"):
             value = getattr(self, name)
             require(value is None or is_positive(value), name, "a positive number", value)
+        if self.tie_bits is True and pair and self.bits[0] != self.bits[1]:  # type: ignore[index]
+            raise ValueError(
+                f"Expected one number of bits with tie_bits=True, found {self.bits!r}. Leave out tie_bits."
+            )
         if self.bits is None and self.size_mb is None and self.bops is None:
             raise ValueError("Expected a budget: bits, size_mb or bops, found None for all of them.")
 

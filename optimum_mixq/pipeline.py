@@ -181,7 +181,8 @@ def sense(
         return known
     progress_file = None
     if work is not None:
-        progress_file = work / f"sensitivity-{_short_digest({**marks, 'candidates': str(candidates)})}.json"
+        sizes = [len(batch) for batch in batches]  # the sums grow batch by batch
+        progress_file = work / f"sensitivity-{_short_digest({**marks, 'steps': str((candidates, sizes))})}.json"
     again = progress_file is not None and progress_file.exists()
     uniform = BitPlan.uniform(model, around)
     baseline, variants = calibrate_variants(

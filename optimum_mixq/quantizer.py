@@ -22,7 +22,14 @@ from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch, Images, draw_rows
 from optimum_mixq.images.preparation import load_processor
-from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches, watch
+from optimum_mixq.images.selection import (
+    FILE_NAME,
+    ServedImages,
+    UnseenBatches,
+    digests_of,
+    draw_batches,
+    watch,
+)
 from optimum_mixq.images.sources import open_images
 from optimum_mixq.pipeline import (
     choose_plan,
@@ -36,9 +43,15 @@ from optimum_mixq.pipeline import (
 from optimum_mixq.reporting.card import Evaluated, Timing, model_card
 from optimum_mixq.reporting.compare import build_report
 from optimum_mixq.reporting.page import Report
-from optimum_mixq.reporting.upload import appearing_folder, megabytes_of, require_empty, upload
-from optimum_mixq.stages.allocation.candidates import require_within_limits, uniform_plan
-from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.reporting.upload import (
+    appearing_folder,
+    make_work_folder,
+    megabytes_of,
+    require_empty,
+    upload,
+    work_folder,
+)
+from optimum_mixq.stages.allocation.candidates import read_plan
 from optimum_mixq.stages.evaluation import Evaluation, measure_together, score
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
@@ -164,7 +177,7 @@ class MixQQuantizer(OptimumQuantizer):
         """
         config = config or MixQConfig()
         target = None if save_dir is None else self._require_target(Path(save_dir))
-        given = None if plan is None else self._read_plan(plan, config)
+        given = None if plan is None else read_plan(plan, self.model, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         chosen = given or self._choose_plan(images, config, None if target is None else work_folder(target))
         pixel_batches = self._calibration_batches(images, config)
@@ -196,7 +209,7 @@ class MixQQuantizer(OptimumQuantizer):
         target = None if save_dir is None else self._require_target(Path(save_dir))
         work = None if target is None else work_folder(target)
         training = training or MixQTrainingConfig()
-        chosen = self.plan if plan is None else self._read_plan(plan, config)
+        chosen = self.plan if plan is None else read_plan(plan, self.model, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         if training.distillation < 1:  # then labels have to be the model's
             images = open_images(images, self.model, self.processor, "evaluation")
@@ -233,7 +246,7 @@ class MixQQuantizer(OptimumQuantizer):
         config = config or MixQConfig()
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         batches = self._sensitivity_batches(images, config)
-        self.relevance = relate(self.model, batches, config, _make_folder(work), self.relevance)
+        self.relevance = relate(self.model, batches, config, make_work_folder(work), self.relevance)
         return self.relevance
 
     def measure_sensitivity(
@@ -251,7 +264,7 @@ class MixQQuantizer(OptimumQuantizer):
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         batches = self._sensitivity_batches(images, config)
         calibration = self._calibration_batches(images, config)
-        self.sensitivity = sense(self.model, calibration, batches, config, _make_folder(work), self.sensitivity)
+        self.sensitivity = sense(self.model, calibration, batches, config, make_work_folder(work), self.sensitivity)
         return self.sensitivity
 
     def allocate(
@@ -377,25 +390,10 @@ class MixQQuantizer(OptimumQuantizer):
             self._calibration_batches(images, config),
             self._sensitivity_batches(images, config),
             config,
-            _make_folder(work),
+            make_work_folder(work),
             (self.relevance, self.sensitivity),
         )
         return plan
-
-    def _read_plan(self, plan: BitPlan | str | Path, config: MixQConfig) -> BitPlan:
-        """Return the plan that was given, or named; what the configuration asks of it has to hold."""
-        costs = measure_costs(self.model, config.arithmetic)
-        if plan == "uniform":
-            return uniform_plan(config, costs)
-        if config.overrides or config.exclude:
-            raise ValueError(
-                "Expected no overrides and no exclude beside a plan that says the bits of every unit, found "
-                f"{sorted(config.overrides) + list(config.exclude)}. Change the plan itself, or let one be chosen."
-            )
-        read = plan if isinstance(plan, BitPlan) else BitPlan.load(plan)
-        read.check_fits(describe(self.model))
-        require_within_limits(read.bits, config, costs)
-        return read
 
     def _require_target(self, folder: Path) -> Path:
         """Return the folder if the packed model can be written to it, and loaded from there."""
@@ -403,16 +401,15 @@ class MixQQuantizer(OptimumQuantizer):
         return require_empty(folder)
 
     def _calibration_batches(self, images: Images, config: MixQConfig) -> list[Tensor]:
-        rows = draw_rows(images, config.calibration_samples, config.seed)
-        batches = list(images.batches(rows, config.batch_size))
-        self.served = self.served.add("calibration", _digests(batches))
+        batches = draw_batches(images, config.calibration_samples, config.seed, config.batch_size)
+        self.served = self.served.add("calibration", digests_of(batches))
         return [batch.pixel_values for batch in batches]
 
     def _sensitivity_batches(self, images: Images, config: MixQConfig) -> list[Batch]:
         """Return as many images as are asked for, or all that there are."""
-        rows = draw_rows(images, min(len(images), config.sensitivity_samples), config.seed)
-        batches = list(images.batches(rows, config.batch_size))
-        self.served = self.served.add("sensitivity", _digests(batches))
+        count = min(len(images), config.sensitivity_samples)
+        batches = draw_batches(images, count, config.seed, config.batch_size)
+        self.served = self.served.add("sensitivity", digests_of(batches))
         return batches
 
     def _evaluation_batches(
@@ -438,22 +435,6 @@ class MixQQuantizer(OptimumQuantizer):
     def _require_plan(self) -> BitPlan:
         assert self.plan is not None  # what is quantized has a plan
         return self.plan
-
-
-def work_folder(target: Path) -> Path:
-    """Return the folder beside an output in which a run keeps what it has measured until it is done."""
-    return target.with_name(f".{target.name}.work")
-
-
-def _make_folder(folder: str | Path | None) -> Path | None:
-    if folder is None:
-        return None
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return Path(folder)
-
-
-def _digests(batches: Sequence[Batch]) -> set[str]:
-    return {digest for batch in batches for digest in batch.fingerprints}
 
 
 def _is_main_process() -> bool:

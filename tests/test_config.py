@@ -46,3 +46,9 @@ def test_an_unknown_key_raises_and_names_the_near_one():
 def test_a_wrong_value_says_what_is_right(option, value, message):
     with pytest.raises(ValueError, match=message):
         MixQConfig(**{option: value})
+
+
+def test_tied_bits_are_one_number():
+    with pytest.raises(ValueError, match=r"Expected one number of bits with tie_bits=True, found \(4, 8\)"):
+        MixQConfig(bits=(4, 8), tie_bits=True)
+    assert MixQConfig(bits=(4, 4), tie_bits=True).bits == (4, 4)

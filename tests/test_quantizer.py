@@ -79,7 +79,7 @@ def test_a_folder_without_measurements_is_refused(vit, tmp_path):
 @pytest.mark.parametrize(
     ("change", "images", "told"),
     [
-        ({}, 13, "images (data set, split, number, seed or batch size)"),
+        ({}, 13, "images (data set, split, number or seed)"),
         ({"score": "signed"}, 12, "settings"),
         ({"bits": 6}, 12, "widths"),
     ],
@@ -159,7 +159,7 @@ def test_a_uniform_plan_keeps_its_limits(vit):
 
 def test_overrides_beside_a_whole_plan_are_refused(vit):
     plan = BitPlan.uniform(vit, 4)
-    with pytest.raises(ValueError, match=r"no overrides and no exclude beside a plan .* found \['\*.fc2'\]"):
+    with pytest.raises(ValueError, match=r"no overrides and no exclude with a plan .* found \['\*.fc2'\]"):
         MixQQuantizer.from_pretrained(vit).quantize(
             dataclasses.replace(SMALL, overrides={"*.fc2": 8}), random_pixels(vit, 8), plan=plan
         )

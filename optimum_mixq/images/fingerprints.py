@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 _WORDS = {
     "weights": "weights of the model",
-    "images": "images (data set, split, number, seed or batch size)",
+    "images": "images (data set, split, number or seed)",
     "settings": "settings",
 }
 
@@ -44,8 +44,10 @@ def fingerprint_inputs(
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     for batch in batches:
-        images.update(batch.pixel_values.contiguous().numpy().tobytes())
-        images.update(str(None if batch.labels is None else batch.labels.tolist()).encode())
+        labels = [None] * len(batch) if batch.labels is None else batch.labels.tolist()
+        for pixels, label in zip(batch.pixel_values, labels, strict=True):  # however they are batched
+            images.update(pixels.contiguous().numpy().tobytes())
+            images.update(str(label).encode())
     return {
         "weights": weights.hexdigest()[:16],
         "images": images.hexdigest()[:16],

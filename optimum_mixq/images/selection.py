@@ -16,7 +16,7 @@ from typing import Any, Literal
 from transformers.utils import cached_file
 
 from optimum_mixq.artifacts import write_json
-from optimum_mixq.images.batches import Batch, Images
+from optimum_mixq.images.batches import Batch, Images, draw_rows
 from optimum_mixq.utils.progress import progress_bar
 
 
@@ -72,6 +72,15 @@ class ServedImages:
             _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
         )  # fmt: skip
         return None if found is None else cls.load(found)
+
+
+def draw_batches(images: Images, count: int, seed: int, batch_size: int) -> list[Batch]:
+    """Return `count` images in batches, drawn without replacement by `seed`."""
+    return list(images.batches(draw_rows(images, count, seed), batch_size))
+
+
+def digests_of(batches: Iterable[Batch]) -> set[str]:
+    return {digest for batch in batches for digest in batch.fingerprints}
 
 
 class UnseenBatches:

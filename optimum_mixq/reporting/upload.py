@@ -34,6 +34,19 @@ def appearing_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def work_folder(target: Path) -> Path:
+    """Return the folder next to an output in which a run keeps what it has measured until it is done."""
+    return target.with_name(f".{target.name}.work")
+
+
+def make_work_folder(folder: str | Path | None) -> Path | None:
+    """Return the folder, made if it is not there, or None where nothing is to be kept."""
+    if folder is None:
+        return None
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
+
+
 def require_empty(folder: Path) -> Path:
     """Return the folder if it does not exist or is empty, and could be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from optimum_mixq import MixQConfig, MixQQuantizer, MixQTrainingConfig, open_images
 from optimum_mixq.cli import run_evaluate
 from optimum_mixq.images.batches import Images
+from optimum_mixq.images.fingerprints import fingerprint_inputs
 from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches, watch
 from optimum_mixq.stages.evaluation import measure_together
 
@@ -169,6 +170,7 @@ def test_the_command_line_leaves_them_out_and_says_so(saved, tmp_path, capsys):
 
 FIND = """
 import sys
+from optimum_mixq.images.fingerprints import fingerprint_inputs
 from optimum_mixq.images.selection import ServedImages
 print(len(ServedImages.find("me/vit").digests), ServedImages.find("me/old"))
 """
@@ -238,3 +240,9 @@ def test_models_together_give_the_logits_that_each_gives_alone_and_keep_their_mo
     with torch.inference_mode():
         for name, model in (("vit", vit), ("deit", other.eval())):
             assert torch.allclose(logits[name], model(pixel_values=pixels).logits, atol=1e-5)
+
+
+def test_how_images_are_batched_is_no_part_of_what_was_measured(vit):
+    images = open_images(DataLoader(TensorDataset(random_pixels(vit, 6), torch.arange(6) % 5)), vit, None)
+    found = [fingerprint_inputs(vit, list(images.batches(range(6), size)), {}) for size in (2, 6)]
+    assert found[0] == found[1]

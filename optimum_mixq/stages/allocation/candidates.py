@@ -2,10 +2,15 @@
 """What a configuration leaves to choose from: its budget, and the bits that each unit may get."""
 
 import math
+from pathlib import Path
 
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import BitPlan, Bits, UnitCosts, checked_pair
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.stages.allocation.allocate import Budget, matching_units, require_feasible
+from optimum_mixq.stages.allocation.costs import measure_costs
 
 
 def budget_of(config: MixQConfig, costs: UnitCosts) -> Budget:
@@ -56,6 +61,22 @@ def require_plan_exists(config: MixQConfig, costs: UnitCosts) -> None:
     """Raise a ValueError if no plan keeps the budget, or a pattern matches nothing: it shows before measuring."""
     candidates = candidate_bits(config, target_bits(config, costs), costs)
     require_feasible(costs, candidates, budget_of(config, costs), config.overrides, config.exclude)
+
+
+def read_plan(plan: BitPlan | str | Path, model: PreTrainedModel, config: MixQConfig) -> BitPlan:
+    """Return the plan that was given, as itself, as "uniform" or as a file's path, if it keeps the configuration."""
+    costs = measure_costs(model, config.arithmetic)
+    if plan == "uniform":
+        return uniform_plan(config, costs)
+    if config.overrides or config.exclude:
+        raise ValueError(
+            "Expected no overrides and no exclude with a plan that says the bits of every unit, found "
+            f"{sorted(config.overrides) + list(config.exclude)}. Change the plan itself, or let one be chosen."
+        )
+    read = plan if isinstance(plan, BitPlan) else BitPlan.load(plan)
+    read.check_fits(describe(model))
+    require_within_limits(read.bits, config, costs)
+    return read
 
 
 def uniform_plan(config: MixQConfig, costs: UnitCosts) -> BitPlan:

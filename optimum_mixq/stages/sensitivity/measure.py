@@ -71,7 +71,8 @@ def measure_sensitivity(
     rank, processes = _process()
     marks = mark_sensitivity(model, held, settings or {}, metric, baseline_bits)
     candidates = sorted({bits for row in variants.values() for bits in row})
-    progress = _Progress(progress_file, {**marks, "candidates": str(candidates)}, rank, processes)
+    steps = {"candidates": str(candidates), "batches": str([len(batch) for batch in held])}
+    progress = _Progress(progress_file, {**marks, **steps}, rank, processes)
     # A variant of an early block runs all blocks behind it: what is left is counted in blocks to run.
     runs = _count_runs(architecture, variants)
     mine = range(rank, len(runs), processes)
