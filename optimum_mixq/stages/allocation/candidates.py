@@ -51,7 +51,7 @@ def candidate_bits(config: MixQConfig, target: Bits, costs: UnitCosts) -> dict[s
 def measured_bits(config: MixQConfig, target: Bits) -> tuple[Bits, ...]:
     """Return the bits that each unit is measured at: what is chosen apart is measured apart, and adds up."""
     pairs = _candidate_pairs(config, target)
-    if config.tie_bits and target[0] == target[1]:
+    if config.tie_bits:
         return pairs
     apart = [((weight, config.baseline), (config.baseline, input_)) for weight, input_ in pairs]
     return tuple(sorted({bits for pair in apart for bits in pair}))
@@ -114,7 +114,7 @@ def _candidate_pairs(config: MixQConfig, target: Bits) -> tuple[Bits, ...]:
         weights = inputs = tuple(sorted(set(config.candidate_bits)))
     else:
         weights, inputs = (tuple(range(max(2, bits - 1), min(8, bits + 2) + 1)) for bits in target)
-    if config.tie_bits and target[0] == target[1]:
+    if config.tie_bits:
         return tuple((bits, bits) for bits in weights)
     return tuple((weight, input_) for weight in weights for input_ in inputs)
 

@@ -155,7 +155,7 @@ def test_a_table_of_something_else_is_refused_and_says_what_differs(vit, tmp_pat
     path = tmp_path / "sensitivity.json"
     baseline, variants = prepared(vit)
     measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit), progress_file=path)
-    with pytest.raises(ValueError, match=r"measured with other images\. Delete it to measure anew"):
+    with pytest.raises(ValueError, match=r"measured with other images and batches\. Delete it"):
         measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit, 4), progress_file=path)
     with pytest.raises(ValueError, match=r"measured with other settings\. Delete it"):
         measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit), "kl", progress_file=path)
@@ -182,7 +182,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from conftest import make_model
-from stages.test_sensitivity import measured
+from stages.sensitivity.test_measure import measured
 table = measured(make_model("vit"))
 from accelerate import PartialState
 if PartialState().is_main_process:

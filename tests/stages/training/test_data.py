@@ -6,26 +6,43 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from optimum_mixq import MixQConfig, MixQQuantizer, MixQTrainingConfig, open_images
 from optimum_mixq.stages.training.data import TrainingImages
+from optimum_mixq.tasks import task_of
 
 
 def training_images(model, labels, **options):
     loader = DataLoader(TensorDataset(random_pixels(model, len(labels)), labels))
-    return TrainingImages(open_images(loader, model, None), MixQTrainingConfig(**options))
+    return TrainingImages(open_images(loader, model, None), MixQTrainingConfig(**options), task_of(model))
 
 
-def test_a_class_number_comes_with_each_image_and_minus_one_where_there_is_none(vit):
+def test_a_target_comes_with_each_image_and_no_numbers_where_there_is_no_label(vit):
     images = training_images(vit, torch.tensor([3, -1, 0]))
-    assert [images[row][1] for row in range(3)] == [3, -1, 0]
+    assert images[0][1].tolist() == [0, 0, 0, 1, 0] and images[2][1].tolist() == [1, 0, 0, 0, 0]
+    assert images[1][1].isnan().all()
 
 
-def test_labels_of_several_classes_are_not_trained_on(vit):
+def test_several_labels_of_an_image_are_its_target(vit):
     vit.config.problem_type = "multi_label_classification"
-    several = torch.eye(5)[:2]
-    assert training_images(vit, several)[0][1] == -1
-    with pytest.raises(
-        ValueError, match=r"Expected one class per image to train on with distillation=0.5, found a vec"
-    ):
-        training_images(vit, several, distillation=0.5)[0]
+    several = torch.tensor([[1.0, 0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    images = training_images(vit, several)
+    assert torch.equal(images[0][1], several[0]) and torch.equal(images[1][1], several[1])
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        ("multi_label_classification", (torch.arange(40).reshape(8, 5) % 3 == 0).float()),
+        ("regression", torch.arange(40).reshape(8, 5) / 10),
+    ],
+)
+def test_other_tasks_than_one_class_train_on_their_labels(vit, problem_type, labels):
+    vit.config.problem_type = problem_type
+    loader = DataLoader(TensorDataset(random_pixels(vit, 8), labels))
+    quantizer = MixQQuantizer(vit, None)
+    training = MixQTrainingConfig(epochs=2, batch_size=4, distillation=0.0, learning_rate=1e-2, flip=False, shift=0.0)
+    config = MixQConfig(bits=4, calibration_samples=4, batch_size=4)
+    quantizer.train(loader, training, config, "uniform")
+    losses = [epoch.loss for epoch in quantizer.history]
+    assert losses[1] < losses[0]
 
 
 def test_training_on_labels_names_one_that_is_no_class(vit):

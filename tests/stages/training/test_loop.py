@@ -205,7 +205,7 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
-from stages.test_training import DISTRIBUTED, run
+from stages.training.test_loop import DISTRIBUTED, run
 from optimum_mixq.images.batches import Batch
 from conftest import make_model, random_pixels
 evaluation = [Batch(random_pixels(make_model("deit_with_teacher"), 4, seed=seed), None, ()) for seed in (7, 8)]
