@@ -246,6 +246,7 @@ class _Training:
             shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(unfinished))
+        self.accelerator.wait_for_everyone()  # each process writes its own random state into the folder
         if self.accelerator.is_main_process:
             if self.best is not None:
                 torch.save(self.best, unfinished / "best.pt")
