@@ -24,7 +24,6 @@ from optimum_mixq.images.sources import open_images
 from optimum_mixq.quantizer import SWEEP, MixQQuantizer
 from optimum_mixq.reporting.page import Contender, frontier_points, frontier_table
 from optimum_mixq.reporting.pictures import draw_frontier
-from optimum_mixq.reporting.upload import make_folder, megabytes_of, require_empty, work_folder
 from optimum_mixq.reporting.wording import (
     describe_comparison,
     describe_evaluation,
@@ -35,7 +34,8 @@ from optimum_mixq.reporting.wording import (
 from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.tasks import task_of
-from optimum_mixq.utils.file_size import saved_bytes
+from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
+from optimum_mixq.utils.folders import make_folder, require_empty, work_folder
 
 
 def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
@@ -57,7 +57,7 @@ def run_quantize(arguments: Namespace) -> None:
     require_empty(Path(arguments.output))
     config = replace(_read_config(arguments), batch_size=arguments.batch_size)
     quantizer = _open_quantizer(arguments)
-    quantizer.quantize(config, arguments.dataset, arguments.output, _read_plan(arguments), arguments.split)
+    quantizer.quantize(config, arguments.dataset, arguments.output, arguments.plan, arguments.split)
     _print_made(quantizer, arguments, time.monotonic() - started)
 
 
@@ -69,7 +69,7 @@ def run_train(arguments: Namespace) -> None:
     quantizer = _open_quantizer(arguments)
     evaluation = arguments.evaluation_dataset or arguments.dataset if arguments.evaluate else None
     quantizer.train(
-        arguments.dataset, training, config, _read_plan(arguments), arguments.output, arguments.split, evaluation,
+        arguments.dataset, training, config, arguments.plan, arguments.output, arguments.split, evaluation,
         arguments.evaluation_split,
     )  # fmt: skip
     _print_made(quantizer, arguments, time.monotonic() - started)
@@ -115,9 +115,8 @@ def run_sweep(arguments: Namespace) -> None:
     work = work_folder(output)
     relevance = quantizer.measure_relevance(arguments.dataset, config, arguments.split, work)
     sensitivity = quantizer.measure_sensitivity(arguments.dataset, config, arguments.split, work)
-    quantizer.served.save(output / FILE_NAME)
-    relevance.save(output / "mixq_relevance.json")
-    sensitivity.save(output / "mixq_sensitivity.json")
+    quantizer.selection.served.save(output / FILE_NAME)
+    quantizer.known.save(output)
     plans = quantizer.sweep(relevance, sensitivity, arguments.bits, config)
     for average, plan in zip(arguments.bits, plans, strict=True):
         plan.save(output / f"plan-{average:g}.json")
@@ -199,10 +198,6 @@ def _read_device(arguments: Namespace) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"There is no device '{arguments.device}' on this machine: {reason}") from error
     return device
-
-
-def _read_plan(arguments: Namespace) -> str | None:
-    return None if arguments.plan == "mixed" else arguments.plan
 
 
 def _read_config(arguments: Namespace) -> MixQConfig:

@@ -21,7 +21,7 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 
 from optimum_mixq.architectures.describe import attention_shape, describe, replace_module
-from optimum_mixq.artifacts import BitPlan, Bits
+from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.integration.digests import check_files, digest_tensors
 from optimum_mixq.integration.fusion import fuse_layers, separate_layers
@@ -32,6 +32,7 @@ from optimum_mixq.quant.layers import QuantConv2d
 from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.memory import return_freed_memory
 
 
@@ -258,7 +259,7 @@ def _linear_layers(model: PreTrainedModel, plan: BitPlan, config: MixQConfig) ->
         if config.arithmetic == "folded" and norm.shift_foldable
     }
     widths = {name: plan.bits[unit.name] for name, unit in architecture.unit_of_module.items()}
-    widths |= dict.fromkeys(architecture.heads, (STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS))
+    widths |= dict.fromkeys(architecture.heads, Bits(STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS))
     for name, bits in widths.items():
         yield name, bits, model.get_submodule(name).bias is not None or name in given_bias
 

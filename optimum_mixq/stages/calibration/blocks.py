@@ -38,7 +38,7 @@ from optimum_mixq.architectures.replay import (
     replayed_outputs,
     run_block,
 )
-from optimum_mixq.artifacts import BitPlan, Bits
+from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, require_finite, round_to_codes
@@ -53,6 +53,7 @@ from optimum_mixq.stages.calibration.observers import (
     searched_weight_grid,
 )
 from optimum_mixq.stages.calibration.reparameterization import balance, clip_grid, fold, search_clip
+from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.memory import return_freed_memory
 from optimum_mixq.utils.progress import progress_bar
 

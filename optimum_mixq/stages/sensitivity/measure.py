@@ -2,7 +2,7 @@
 """What it costs the network to have one unit at other bits while all others stay at a baseline."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,19 +14,13 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures.describe import Architecture, Block, describe, replace_module
 from optimum_mixq.architectures.measuring import measuring
 from optimum_mixq.architectures.replay import finish, record_calls, record_hidden, run_block
-from optimum_mixq.artifacts import (
-    Bits,
-    SensitivityTable,
-    bits_from_text,
-    bits_to_text,
-    read_json,
-    short_bits,
-    write_json,
-)
+from optimum_mixq.artifacts import SensitivityTable, bits_from_text, bits_to_text, short_bits
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.images.fingerprints import fingerprint_inputs
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.tasks import Task, task_of
+from optimum_mixq.utils.bits import Bits
+from optimum_mixq.utils.files import read_json, write_json
 from optimum_mixq.utils.progress import progress_bar
 
 
@@ -47,7 +41,7 @@ def measure_sensitivity(
     metric: Metric = "shift",
     temperature: float = 1.0,
     progress_file: str | Path | None = None,
-    settings: Mapping[str, Any] | None = None,
+    fingerprint: Mapping[str, str] | None = None,
 ) -> SensitivityTable:
     """Return the rise of the metric when one unit of `baseline` is replaced by each of its `variants`.
 
@@ -56,9 +50,9 @@ def measure_sensitivity(
     of wrong predictions ("accuracy"). Other tasks than one class per image have a divergence of their own in place of
     KL. `model` is the float model. What comes before the changed block is computed once per batch.
 
-    With `progress_file` the sums are saved as they grow, and a run that was stopped goes on where it was; `settings`
-    are what the variants were made with: a file of other settings, weights or images is refused. Under `accelerate
-    launch` each process takes every n-th block.
+    With `progress_file` the sums are saved as they grow, and a run that was stopped goes on where it was; a file with
+    another fingerprint is refused. Without a `fingerprint` it is made of the weights, the images and the metric. Under
+    `accelerate launch` each process takes every n-th block.
     """
     if metric not in METRICS:
         raise ValueError(f"Expected metric to be one of {', '.join(METRICS)}, found {metric!r}.")
@@ -69,7 +63,7 @@ def measure_sensitivity(
     if metric in ("cross_entropy", "accuracy") and any(batch.labels is None for batch in held):
         raise ValueError(f"The metric '{metric}' needs labels, and these images have none: use metric='shift'.")
     rank, processes = _process()
-    marks = mark_sensitivity(model, held, settings or {}, metric, baseline_bits)
+    marks = dict(fingerprint or fingerprint_inputs(model, held, {"metric": metric, "baseline": baseline_bits}))
     candidates = sorted({bits for row in variants.values() for bits in row})
     steps = {"candidates": str(candidates), "batches": str([len(batch) for batch in held])}
     progress = _Progress(progress_file, {**marks, **steps}, rank, processes)
@@ -94,13 +88,6 @@ def measure_sensitivity(
         # A matmul has no weight: where its operands' bits are the baseline's, it is the baseline.
         row |= dict.fromkeys((measured | {short_bits(baseline_bits)}) - set(row), 0.0)
     return SensitivityTable(table, baseline_bits, base, metric, count, marks)
-
-
-def mark_sensitivity(
-    model: PreTrainedModel, batches: Sequence[Batch], settings: Mapping[str, Any], metric: Metric, baseline_bits: Bits
-) -> dict[str, str]:
-    """Return the fingerprint that the table of this measurement has."""
-    return fingerprint_inputs(model, batches, {**settings, "metric": metric, "baseline": baseline_bits})
 
 
 def _measure_batch(

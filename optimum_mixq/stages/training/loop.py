@@ -18,13 +18,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from optimum_mixq.architectures.describe import describe
-from optimum_mixq.artifacts import write_json
 from optimum_mixq.images.batches import Batch, Images
 from optimum_mixq.quant.learned import LearnedLinear
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.data import build_loader, mix_seeds
 from optimum_mixq.stages.training.losses import compare_features, mix_images
 from optimum_mixq.tasks import task_of
+from optimum_mixq.utils.files import write_json
 from optimum_mixq.utils.progress import progress_bar
 
 
