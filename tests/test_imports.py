@@ -75,7 +75,7 @@ def test_no_stage_imports_another():
 
 
 def test_arithmetic_knows_no_models_and_kernels_know_only_torch():
-    rules = "stages.relevance.rules"
+    rules = "architectures.rules"
     for name, path in MODULES.items():
         if room(name) in ("quant", "kernels") or name == rules:
             assert not set(outside_imports(path)) & {"transformers", "accelerate", "datasets"}, name
