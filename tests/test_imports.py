@@ -19,6 +19,8 @@ ROOMS = (
     "utils", "config", "architectures", "artifacts", "demo", "kernels", "images", "tasks", "quant", "stages",
     "integration", "pipeline", "reporting", "quantizer", "cli",
 )  # fmt: skip
+# What is imported only when it is asked for: the configuration checks names that higher rooms register.
+ASKED_LATE = {("config", "stages.relevance.scores")}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -60,8 +62,8 @@ def test_every_module_has_a_room():
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_run_one_way(name):
     order = ROOMS.index(room(name))
-    wrong = [target for target in imported_modules(MODULES[name]) if target and ROOMS.index(room(target)) > order]
-    assert wrong == []
+    wrong = {target for target in imported_modules(MODULES[name]) if target and ROOMS.index(room(target)) > order}
+    assert wrong <= {target for asking, target in ASKED_LATE if asking == name}
 
 
 def test_no_stage_imports_another():
