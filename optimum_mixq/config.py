@@ -85,7 +85,10 @@ class RelevanceOptions:
     score: str
 
     def __post_init__(self) -> None:
-        require_one_of("score", ("absolute", "signed", "mean", "gradient"), self.score)
+        # The scores are registered in a higher room: asked for when an option is checked, they are all there.
+        from optimum_mixq.stages.relevance.scores import score_names
+
+        require_one_of("score", score_names(), self.score)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +192,7 @@ class MixQConfig(QuantizationConfigMixin):
         alpha: exponent of relevance in relevance^alpha x sensitivity; 0 ignores relevance.
         compare: pack the best plans by several objectives, and uniform bits, and keep what stays nearest to the float
             model on the images of sensitivity; False keeps the best plan by `alpha` alone.
-        score: how relevance is summed: "absolute", "signed", "mean" or "gradient".
+        score: how relevance is summed: "absolute", "signed", "mean", "gradient", or a registered score.
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
             "cross_entropy" or "accuracy".
         temperature: what logits are divided by for "shift" and "kl", and to compare plans: at 1 the few images that
@@ -229,7 +232,7 @@ class MixQConfig(QuantizationConfigMixin):
     exclude: tuple[str, ...] = ()
     alpha: float = 1.0
     compare: bool = True
-    score: Literal["absolute", "signed", "mean", "gradient"] = "absolute"
+    score: str = "absolute"
     metric: Literal["shift", "kl", "cross_entropy", "accuracy"] = "shift"
     temperature: float = 4.0
     solver: Literal["highs", "cbc"] = "highs"
@@ -265,7 +268,9 @@ class MixQConfig(QuantizationConfigMixin):
         if isinstance(self.bits, float) and self.bits.is_integer():
             self.bits = int(self.bits)
         for group in GROUPS:
-            self._group(group)
+            # A saved model also loads where the score that its plan was chosen by is not registered.
+            if group is not RelevanceOptions or self.plan is None:
+                self._group(group)
 
     @property
     def budget(self) -> BudgetOptions:
