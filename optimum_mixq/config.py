@@ -38,6 +38,7 @@ class MixQConfig(QuantizationConfigMixin):
         compare: pack the best plans by several objectives, and uniform bits, and keep what stays nearest to the float
             model on the images of sensitivity; False keeps the best plan by `alpha` alone.
         score: how relevance is summed: "absolute", "signed", "mean" or "gradient".
+        sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it.
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
             "cross_entropy" or "accuracy".
         temperature: what logits are divided by for "shift" and "kl", and to compare plans: at 1 the few images that
@@ -78,7 +79,8 @@ class MixQConfig(QuantizationConfigMixin):
     alpha: float = 1.0
     compare: bool = True
     score: Literal["absolute", "signed", "mean", "gradient"] = "absolute"
-    metric: Literal["shift", "kl", "cross_entropy", "accuracy"] = "shift"
+    sensitivity: str = "measured"
+    metric: str = "shift"
     temperature: float = 4.0
     solver: Literal["highs", "cbc"] = "highs"
     baseline: int = 8
@@ -164,6 +166,11 @@ class MixQConfig(QuantizationConfigMixin):
         )  # fmt: skip
 
     def _check_measuring(self) -> None:
+        # Asked here, since methods and metrics register themselves and stages know the configuration.
+        from optimum_mixq.stages.sensitivity import method_names, metric_names
+
+        require_one_of("sensitivity", method_names(), self.sensitivity)
+        require_one_of("metric", metric_names(), self.metric)
         require(_is_width(self.baseline), "baseline", "a width of 2 to 8", self.baseline)
         require(is_number(self.alpha, 0), "alpha", "zero or more", self.alpha)
         require(is_positive(self.temperature), "temperature", "a positive number", self.temperature)
@@ -202,7 +209,6 @@ class MixQConfig(QuantizationConfigMixin):
 _CHOICES = {
     "arithmetic": ("column", "folded"),
     "score": ("absolute", "signed", "mean", "gradient"),
-    "metric": ("shift", "kl", "cross_entropy", "accuracy"),
     "solver": ("highs", "cbc"),
 }
 _SWITCHES = (

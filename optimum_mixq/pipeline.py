@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, as_pair
+from optimum_mixq.artifacts import BitPlan, Bits, LayerRelevance, SensitivityTable, as_pair
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch, Images, fingerprint
 from optimum_mixq.images.fingerprints import fingerprint_inputs, fits
@@ -30,6 +30,7 @@ from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
 from optimum_mixq.stages.relevance.measure import measure_relevance
 from optimum_mixq.stages.sensitivity.measure import mark_sensitivity, measure_sensitivity
+from optimum_mixq.stages.sensitivity.registry import SensitivityInputs, Variants
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult, suit_rates, train
 from optimum_mixq.tasks import task_of
@@ -175,23 +176,27 @@ def sense(
     """
     around = (config.baseline, config.baseline)
     candidates = measured_bits(config, target_bits(config, measure_costs(model, config.arithmetic)))
+
+    def calibrate_candidates(bits: Sequence[Bits]) -> tuple[PreTrainedModel, Variants]:
+        again = inputs.progress_file is not None and inputs.progress_file.exists()
+        description = "Calibrating all candidate bits" + (" again, to go on" if again else "")
+        uniform = BitPlan.uniform(model, around)
+        baseline, variants = calibrate_variants(model, uniform, calibration, config, bits, pack_layer, description)
+        return pack(baseline), variants
+
     settings = {name: value for name, value in asdict(config).items() if name in _SETTINGS_OF_SENSITIVITY}
-    marks = mark_sensitivity(model, batches, settings, config.metric, around)
+    inputs = SensitivityInputs(
+        model, batches, around, candidates, calibrate_candidates, config.metric, config.temperature, config.seed,
+        settings,
+    )  # fmt: skip
+    marks = mark_sensitivity(inputs, config.sensitivity)
     if known is not None and fits("sensitivity", known.fingerprint, marks, known.covers(candidates)):
         return known
-    progress_file = None
     if work is not None:
         sizes = [len(batch) for batch in batches]  # the sums grow batch by batch
-        progress_file = work / f"sensitivity-{_short_digest({**marks, 'steps': str((candidates, sizes))})}.json"
-    again = progress_file is not None and progress_file.exists()
-    uniform = BitPlan.uniform(model, around)
-    baseline, variants = calibrate_variants(
-        model, uniform, calibration, config, candidates, pack_layer,
-        "Calibrating all candidate bits" + (" again, to go on" if again else ""),
-    )  # fmt: skip
-    return measure_sensitivity(
-        model, pack(baseline), around, variants, batches, config.metric, config.temperature, progress_file, settings
-    )
+        name = f"sensitivity-{_short_digest({**marks, 'steps': str((candidates, sizes))})}.json"
+        inputs = replace(inputs, progress_file=work / name)
+    return measure_sensitivity(inputs, config.sensitivity, marks)
 
 
 def plan_within_budget(
