@@ -33,6 +33,7 @@ from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 from optimum_mixq.stages.packing import pack, pack_layer
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
+from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
 from optimum_mixq.utils.bits import Bits
 
 
@@ -112,7 +113,7 @@ def measure_cost(subject: Subject, images: int = 32, widths: tuple[int, ...] = (
     model, batch = pack(baseline), Batch(pixels, None, ())
     forwards = [time_forward(model, batch) for _ in range(4)]
     started = time.perf_counter()
-    measure_sensitivity(subject.model, model, around, packed, [batch])
+    measure_sensitivity(SensitivityInputs(subject.model, [batch], around, candidates, lambda _: (model, packed)))
     seconds = time.perf_counter() - started
     forwards += [time_forward(model, batch) for _ in range(4)]
     naive = statistics.median(forwards[1:]) * sum(len(row) for row in packed.values())

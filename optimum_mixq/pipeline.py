@@ -24,6 +24,7 @@ from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
 from optimum_mixq.stages.relevance.measure import measure_relevance
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
+from optimum_mixq.stages.sensitivity.registry import SensitivityInputs, Variants
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult, suit_rates, train
 from optimum_mixq.tasks import task_of
@@ -203,15 +204,20 @@ class Measurements:
         sizes = [len(batch) for batch in self.measurement_images]  # the sums grow batch by batch
         file = self._file("sensitivity", {**marks, "steps": str((candidates, sizes))})
         baseline = Bits(config.baseline, config.baseline)
-        again = file is not None and file.exists()
-        around, variants = calibrate_variants(
-            self.model, BitPlan.uniform(self.model, baseline), self.calibration_images, config, candidates,
-            pack_layer, "Calibrating all candidate bits" + (" again, to go on" if again else ""),
+        inputs = SensitivityInputs(
+            self.model, self.measurement_images, baseline, candidates, self._calibrate_candidates, config.metric,
+            config.temperature, config.seed, progress_file=file,
         )  # fmt: skip
-        return measure_sensitivity(
-            self.model, pack(around), baseline, variants, self.measurement_images, config.metric, config.temperature,
-            file, marks,
+        return measure_sensitivity(inputs, config.sensitivity, marks)
+
+    def _calibrate_candidates(self, candidates: Sequence[Bits]) -> tuple[PreTrainedModel, Variants]:
+        """Return the packed model at the baseline's bits, and what stands for its units at the candidates'."""
+        uniform = BitPlan.uniform(self.model, self.config.baseline)
+        baseline, variants = calibrate_variants(
+            self.model, uniform, self.calibration_images, self.config, candidates, pack_layer,
+            "Calibrating all candidate bits",
         )  # fmt: skip
+        return pack(baseline), variants
 
     @cached_property
     def _inputs(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ ROOMS = (
     "integration", "pipeline", "reporting", "quantizer", "cli",
 )  # fmt: skip
 # What is imported only when it is asked for: the configuration checks names that higher rooms register.
-ASKED_LATE = {("config", "stages.relevance.scores")}
+ASKED_LATE = {("config.options", "stages.relevance.scores"), ("config.options", "stages.sensitivity")}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
