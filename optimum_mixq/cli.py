@@ -7,15 +7,16 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import logging
 
-from optimum_mixq.config import MixQConfig
+from optimum_mixq.config import GROUPS, MixQConfig, SavedState
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
 from optimum_mixq.images.batches import draw_rows
 from optimum_mixq.images.preparation import load_processor
@@ -55,7 +56,7 @@ def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespac
 def run_quantize(arguments: Namespace) -> None:
     started = time.monotonic()
     require_empty(Path(arguments.output))
-    config = replace(_read_config(arguments), batch_size=arguments.batch_size)
+    config = _read_config(arguments)
     quantizer = _open_quantizer(arguments)
     quantizer.quantize(config, arguments.dataset, arguments.output, arguments.plan, arguments.split)
     _print_made(quantizer, arguments, time.monotonic() - started)
@@ -65,7 +66,8 @@ def run_quantize(arguments: Namespace) -> None:
 def run_train(arguments: Namespace) -> None:
     started = time.monotonic()
     require_empty(Path(arguments.output))
-    config, training = _read_config(arguments), _read_training(arguments)
+    # The batch size is training's: measurements keep their own.
+    config, training = _read_config(arguments, batch_size=MixQConfig.batch_size), _read_training(arguments)
     quantizer = _open_quantizer(arguments)
     evaluation = arguments.evaluation_dataset or arguments.dataset if arguments.evaluate else None
     quantizer.train(
@@ -101,17 +103,7 @@ def run_evaluate(arguments: Namespace) -> None:
 def run_sweep(arguments: Namespace) -> None:
     output = make_folder(Path(arguments.output))
     quantizer = _open_quantizer(arguments)
-    config = MixQConfig(
-        candidate_bits=SWEEP.candidate_bits,
-        tie_bits=arguments.tie_bits,
-        overrides=dict(arguments.overrides),
-        exclude=tuple(arguments.exclude),
-        arithmetic=arguments.arithmetic,
-        calibration_samples=arguments.calibration_samples,
-        sensitivity_samples=arguments.sensitivity_samples,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-    )
+    config = replace(_read_config(arguments, bits=SWEEP.bits), candidate_bits=SWEEP.candidate_bits)
     work = work_folder(output)
     relevance = quantizer.measure_relevance(arguments.dataset, config, arguments.split, work)
     sensitivity = quantizer.measure_sensitivity(arguments.dataset, config, arguments.split, work)
@@ -200,32 +192,17 @@ def _read_device(arguments: Namespace) -> torch.device:
     return device
 
 
-def _read_config(arguments: Namespace) -> MixQConfig:
-    return MixQConfig(
-        bits=arguments.bits,
-        size_mb=arguments.size_mb,
-        bops=arguments.bops,
-        tie_bits=arguments.tie_bits,
-        overrides=dict(arguments.overrides),
-        exclude=tuple(arguments.exclude),
-        arithmetic=arguments.arithmetic,
-        calibration_samples=arguments.calibration_samples,
-        sensitivity_samples=arguments.sensitivity_samples,
-        seed=arguments.seed,
-    )
+def _read_config(arguments: Namespace, **given: Any) -> MixQConfig:
+    """Return the configuration of the words that a command has; `given` comes before them."""
+    options = {option.name for group in GROUPS if group is not SavedState for option in fields(group)}
+    words = {name: value for name, value in vars(arguments).items() if name in options}
+    return MixQConfig(**{**words, "overrides": dict(arguments.overrides), **given})
 
 
 def _read_training(arguments: Namespace) -> MixQTrainingConfig:
-    return MixQTrainingConfig(
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        step_learning_rate=arguments.step_learning_rate,
-        distillation=arguments.distillation,
-        mixed_precision=arguments.mixed_precision,
-        flip=not arguments.no_flip,
-        seed=arguments.seed,
-    )
+    options = {option.name for option in fields(MixQTrainingConfig)}
+    words = {name: value for name, value in vars(arguments).items() if name in options}
+    return MixQTrainingConfig(**words, flip=not arguments.no_flip)
 
 
 def _print_made(quantizer: MixQQuantizer, arguments: Namespace, seconds: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
+from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch, Images
 from optimum_mixq.images.fingerprints import digest_inputs, digest_settings, fits, short_digest
@@ -26,7 +26,8 @@ from optimum_mixq.stages.relevance.measure import measure_relevance
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs, Variants
 from optimum_mixq.stages.training.config import MixQTrainingConfig
-from optimum_mixq.stages.training.loop import EpochResult, suit_rates, train
+from optimum_mixq.stages.training.groups import suit_rates
+from optimum_mixq.stages.training.loop import EpochResult, train
 from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.bits import Bits
 
@@ -96,7 +97,7 @@ def choose_plan(
     measurement_images: Sequence[Batch],
     config: MixQConfig,
     work: Path | None = None,
-    known: tuple[LayerRelevance | None, SensitivityTable | None] = (None, None),
+    known: Known | None = None,
 ) -> tuple[BitPlan, LayerRelevance, SensitivityTable]:
     """Return the mixed-precision plan of a model within the configuration's budget, and what it was chosen from.
 
@@ -165,9 +166,9 @@ class Measurements:
         measurement_images: Sequence[Batch],
         config: MixQConfig,
         work: Path | None = None,
-        known: tuple[LayerRelevance | None, SensitivityTable | None] = (None, None),
+        known: Known | None = None,
     ) -> None:
-        self.model, self.config, self.work, self.known = model, config, work, known
+        self.model, self.config, self.work, self.known = model, config, work, known or Known()
         self.calibration_images, self.measurement_images = calibration_images, measurement_images
 
     @cached_property
@@ -178,7 +179,7 @@ class Measurements:
     def relevance(self) -> LayerRelevance:
         """The relevance of every unit (stage 1)."""
         marks = self._marks(self.config.relevance_options)
-        file, known = self._file("relevance", marks), self.known[0]
+        file, known = self._file("relevance", marks), self.known.relevance
         if file is not None and file.exists():
             return LayerRelevance.load(file)
         if known is not None and fits("relevance", known.fingerprint, marks):
@@ -196,7 +197,7 @@ class Measurements:
 
         The candidates' layers are calibrated again when a run goes on: kept, they would take several times the model.
         """
-        config, known = self.config, self.known[1]
+        config, known = self.config, self.known.sensitivity
         candidates = measured_bits(config.budget, config.baseline, self.costs)
         marks = self._marks(config.calibration, config.sensitivity_options)
         if known is not None and fits("sensitivity", known.fingerprint, marks, known.covers(candidates)):

@@ -376,9 +376,7 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> BitPlan:
         work = None if target is None else make_work_folder(work_folder(target))
         measurement = self.selection.measurement(images, config)
-        plan, relevance, sensitivity = choose_plan(
-            self.model, calibration, measurement, config, work, (self.relevance, self.sensitivity)
-        )
+        plan, relevance, sensitivity = choose_plan(self.model, calibration, measurement, config, work, self.known)
         self.known = Known(relevance, sensitivity)
         return plan
 
@@ -386,8 +384,7 @@ class MixQQuantizer(OptimumQuantizer):
         self, images: Images, calibration: Sequence[Tensor], config: MixQConfig, work: str | Path | None
     ) -> Measurements:
         measurement = self.selection.measurement(images, config)
-        known = (self.relevance, self.sensitivity)
-        return Measurements(self.model, calibration, measurement, config, make_work_folder(work), known)
+        return Measurements(self.model, calibration, measurement, config, make_work_folder(work), self.known)
 
     def _require_target(self, folder: Path) -> Path:
         """Return the folder if the packed model can be written to it, and loaded from there."""

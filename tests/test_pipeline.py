@@ -5,6 +5,7 @@ import pytest
 from conftest import make_model, random_pixels
 
 from optimum_mixq import MixQConfig
+from optimum_mixq.artifacts import Known
 from optimum_mixq.images import fingerprints
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import Measurements, choose_plan
@@ -51,9 +52,12 @@ def test_a_measurement_serves_again_exactly_where_what_it_depends_on_is_the_same
 ):
     model = make_model("vit")
     measured = Measurements(model, *images_of(model), CONFIG)
-    known = measured.relevance, measured.sensitivity
+    known = Known(measured.relevance, measured.sensitivity)
     other = Measurements(model, *images_of(model), replace(CONFIG, **change), known=known)
-    assert (other.relevance is known[0], other.sensitivity is known[1]) == (same_relevance, same_sensitivity)
+    assert (other.relevance is known.relevance, other.sensitivity is known.sensitivity) == (
+        same_relevance,
+        same_sensitivity,
+    )
 
 
 def test_every_option_of_calibration_changes_the_fingerprint():

@@ -7,15 +7,7 @@ from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from optimum_mixq.config.options import (
-    FORMAT_VERSION,
-    GROUPS,
-    QUANT_METHOD,
-    BudgetOptions,
-    CalibrationOptions,
-    RelevanceOptions,
-    SensitivityOptions,
-)
+from optimum_mixq.config import options
 
 
 @dataclass(kw_only=True)
@@ -100,8 +92,8 @@ class MixQConfig(QuantizationConfigMixin):
     plan: dict[str, Any] | None = None
     record: dict[str, Any] | None = None
     digests: str | None = None
-    format_version: int = FORMAT_VERSION
-    quant_method: str = QUANT_METHOD
+    format_version: int = options.FORMAT_VERSION
+    quant_method: str = options.QUANT_METHOD
 
     def __post_init__(self) -> None:
         for name in ("bits", "candidate_bits", "exclude"):
@@ -113,26 +105,26 @@ class MixQConfig(QuantizationConfigMixin):
             }
         if isinstance(self.bits, float) and self.bits.is_integer():
             self.bits = int(self.bits)
-        for group in GROUPS:
+        for group in options.GROUPS:
             # A saved model also loads where what its plan was chosen by is not registered.
-            if self.plan is None or group not in (RelevanceOptions, SensitivityOptions):
+            if self.plan is None or group not in (options.RelevanceOptions, options.SensitivityOptions):
                 self._group(group)
 
     @property
-    def budget(self) -> BudgetOptions:
-        return self._group(BudgetOptions)
+    def budget(self) -> options.BudgetOptions:
+        return self._group(options.BudgetOptions)
 
     @property
-    def relevance_options(self) -> RelevanceOptions:
-        return self._group(RelevanceOptions)
+    def relevance_options(self) -> options.RelevanceOptions:
+        return self._group(options.RelevanceOptions)
 
     @property
-    def sensitivity_options(self) -> SensitivityOptions:
-        return self._group(SensitivityOptions)
+    def sensitivity_options(self) -> options.SensitivityOptions:
+        return self._group(options.SensitivityOptions)
 
     @property
-    def calibration(self) -> CalibrationOptions:
-        return self._group(CalibrationOptions)
+    def calibration(self) -> options.CalibrationOptions:
+        return self._group(options.CalibrationOptions)
 
     def _group(self, kind: type[Any]) -> Any:
         """Return the options of one group, checked."""
@@ -142,11 +134,11 @@ class MixQConfig(QuantizationConfigMixin):
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """Return the configuration of a dict; a key that is no option raises and names the nearest one."""
         known = {field.name for field in fields(cls)}
-        version = config_dict.get("format_version", FORMAT_VERSION)
-        if version != FORMAT_VERSION:
+        version = config_dict.get("format_version", options.FORMAT_VERSION)
+        if version != options.FORMAT_VERSION:
             raise ValueError(
                 f"This model is saved in mixq format {version}; this release of optimum-mixq reads format "
-                f"{FORMAT_VERSION}. Upgrade with `pip install -U optimum-mixq`."
+                f"{options.FORMAT_VERSION}. Upgrade with `pip install -U optimum-mixq`."
             )
         for key in config_dict:
             if key not in known:
