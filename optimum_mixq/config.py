@@ -38,7 +38,8 @@ class MixQConfig(QuantizationConfigMixin):
         compare: pack the best plans by several objectives, and uniform bits, and keep what stays nearest to the float
             model on the images of sensitivity; False keeps the best plan by `alpha` alone.
         score: how relevance is summed: "absolute", "signed", "mean" or "gradient".
-        sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it.
+        sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it, "gradient"
+            takes a few backward passes instead.
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
             "cross_entropy" or "accuracy".
         temperature: what logits are divided by for "shift" and "kl", and to compare plans: at 1 the few images that
@@ -170,7 +171,7 @@ class MixQConfig(QuantizationConfigMixin):
         from optimum_mixq.stages.sensitivity import method_names, metric_names
 
         require_one_of("sensitivity", method_names(), self.sensitivity)
-        require_one_of("metric", metric_names(), self.metric)
+        require_one_of("metric", metric_names(self.sensitivity), self.metric)
         require(_is_width(self.baseline), "baseline", "a width of 2 to 8", self.baseline)
         require(is_number(self.alpha, 0), "alpha", "zero or more", self.alpha)
         require(is_positive(self.temperature), "temperature", "a positive number", self.temperature)
