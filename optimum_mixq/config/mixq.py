@@ -29,7 +29,8 @@ class MixQConfig(QuantizationConfigMixin):
         compare: pack the best plans by several objectives, and uniform bits, and keep what stays nearest to the float
             model on the images of sensitivity; False keeps the best plan by `alpha` alone.
         score: how relevance is summed: "absolute", "signed", "mean", "gradient", or a registered score.
-        sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it.
+        sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it, "gradient"
+            takes a few backward passes instead.
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
             "cross_entropy" or "accuracy".
         temperature: what logits are divided by for "shift" and "kl", and to compare plans: at 1 the few images that

@@ -94,7 +94,7 @@ class SensitivityOptions:
         from optimum_mixq.stages.sensitivity import method_names, metric_names
 
         require_one_of("sensitivity", method_names(), self.sensitivity)
-        require_one_of("metric", metric_names(), self.metric)
+        require_one_of("metric", metric_names(self.sensitivity), self.metric)
         require(is_positive(self.temperature), "temperature", "a positive number", self.temperature)
         require(is_width(self.baseline), "baseline", A_WIDTH, self.baseline)
 

@@ -3,7 +3,7 @@
 
 from optimum_mixq.artifacts import SensitivityTable
 from optimum_mixq.images.fingerprints import fingerprint_inputs
-from optimum_mixq.stages.sensitivity.registry import SensitivityInputs, method_of
+from optimum_mixq.stages.sensitivity.registry import SensitivityInputs, method_of, metric_names
 
 
 def measure_sensitivity(
@@ -12,6 +12,11 @@ def measure_sensitivity(
     """Return the table that a method measures; `fingerprint` saves the time to make it again."""
     if not inputs.batches:
         raise ValueError("There are no images to measure sensitivity on.")
+    known = metric_names(method)
+    if inputs.metric not in known:
+        raise ValueError(
+            f"Expected metric to be one of {', '.join(known)} with sensitivity='{method}', found {inputs.metric!r}."
+        )
     return method_of(method).measure(inputs, fingerprint or mark_sensitivity(inputs, method))
 
 

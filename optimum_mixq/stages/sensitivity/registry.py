@@ -76,6 +76,10 @@ class Method(ABC):
         Where `inputs.progress_file` is given, what is done is saved there, and a run that was stopped goes on from it.
         """
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of the metrics that the method can measure."""
+        return tuple(_metrics)
+
     def settings(self, inputs: SensitivityInputs) -> dict[str, Any]:
         """Return all that the table depends on beside the weights and the images."""
         measured = {"metric": inputs.metric, "baseline": inputs.baseline, "temperature": inputs.temperature}
@@ -101,8 +105,9 @@ def register_method(method: SomeMethod) -> SomeMethod:
     return method
 
 
-def metric_names() -> tuple[str, ...]:
-    return tuple(_metrics)
+def metric_names(method: str | None = None) -> tuple[str, ...]:
+    """Return the names of all metrics, or of those that a method can measure."""
+    return tuple(_metrics) if method is None else method_of(method).metrics()
 
 
 def method_names() -> tuple[str, ...]:
