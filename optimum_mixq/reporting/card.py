@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from optimum_mixq.artifacts import BitPlan, bits_to_text, short_bits
+from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.selection import tell_left_out
 from optimum_mixq.stages.evaluation import Evaluation
@@ -174,7 +174,7 @@ def _plan(plan: BitPlan) -> str:
         if found:
             values = ", ".join(describe_cost(name, value) for name, value in found.items())
             lines += ["", f"{title}: {values}."]
-    rows = [f"| {unit} | {bits_to_text(short_bits(bits))} |" for unit, bits in plan.bits.items()]
+    rows = [f"| {unit} | {bits} |" for unit, bits in plan.bits.items()]
     head = ["| unit | bits (weights/activations, where they differ) |", "|---|---|"]
     lines += ["", "<details><summary>every unit</summary>", "", *head, *rows, "", "</details>"]
     return "\n".join(lines)
@@ -224,14 +224,18 @@ def write_command(config: MixQConfig, plan: BitPlan, base: str, dataset: str) ->
         if name == "tie_bits":
             words.append(word)
         elif name == "overrides":
-            words += [part for rule in value.items() for part in (word, f"{rule[0]}={bits_to_text(rule[1])}")]
+            words += [part for rule in value.items() for part in (word, f"{rule[0]}={_as_words(rule[1])}")]
         elif name == "exclude":
             words += [part for pattern in value for part in (word, pattern)]
         elif name == "bits":
-            words += [word, "none" if value is None else bits_to_text(value)]
+            words += [word, "none" if value is None else _as_words(value)]
         else:
             words += [word, str(value)]
     return shlex.join([*words, "--plan", "uniform"] if plan.provenance.get("kind") == "uniform" else words)
+
+
+def _as_words(bits: float | tuple[int, int]) -> str:
+    return "/".join(map(str, bits)) if isinstance(bits, tuple) else str(bits)
 
 
 def describe_cost(name: str, value: float) -> str:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, bits_to_text, short_bits
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import quantize_model, sweep_plans
@@ -44,7 +44,7 @@ def build_report(
     """Return the report, and of it what the model card tells. `batches` are gone through twice, and none is kept."""
     uniform_bits = target_bits(config.budget, measure_costs(model, config.arithmetic))
     uniform = BitPlan.uniform(model, uniform_bits)
-    name = bits_to_text(short_bits(uniform_bits))
+    name = str(uniform_bits)
     models = {"float": model}
     if plan.bits != uniform.bits:
         models[f"uniform {name}"] = quantize_model(model, uniform, calibration, config)

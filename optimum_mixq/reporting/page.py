@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, as_pair, bits_to_text, short_bits
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.reporting.page_style import HEAD
 from optimum_mixq.reporting.pictures import WARM, draw_frontier, draw_heat, draw_units
 from optimum_mixq.stages.evaluation import Evaluation
@@ -77,7 +77,7 @@ class Report:
             "dataset": self.dataset,
             "machine": self.machine,
             "contenders": contenders,
-            "bits": {unit: short_bits(bits) for unit, bits in self.plan.bits.items()},
+            "bits": {unit: bits.weight if bits.same else bits for unit, bits in self.plan.bits.items()},
             "plan": self.plan.provenance,
             "relevance": None if self.relevance is None else self.relevance.scores,
             "sensitivity": None if self.sensitivity is None else self.sensitivity.as_text(),
@@ -220,14 +220,14 @@ def _contender_note(report: Report) -> str:
 
 def _draw_bits(plan: BitPlan) -> str:
     """Draw the mean of both bits, so that the colour tells; the text and the title are what a unit has."""
-    texts = {unit: bits_to_text(short_bits(bits)) for unit, bits in plan.bits.items()}
+    texts = {unit: str(bits) for unit, bits in plan.bits.items()}
     means = {unit: sum(bits) / 2 for unit, bits in plan.bits.items()}
     return draw_units(means, texts, titles={unit: f"{text} bits" for unit, text in texts.items()}, measure="bits")
 
 
 def _bits_note(report: Report) -> str:
     text = (
-        f"With uniform bits every cell would be {bits_to_text(short_bits(report.uniform))}. Columns are blocks; qk "
+        f"With uniform bits every cell would be {report.uniform}. Columns are blocks; qk "
         "and av are the two products of attention."
     )
     if any(weight != input_ for weight, input_ in report.plan.bits.values()):
@@ -242,39 +242,39 @@ def _bits_note(report: Report) -> str:
 
 
 def _sensitivity_section(sensitivity: SensitivityTable) -> str:
-    baseline = short_bits(sensitivity.baseline)
-    widths = sorted({bits for row in sensitivity.table.values() for bits in row if bits != baseline}, key=as_pair)
+    baseline = sensitivity.baseline
+    widths = sorted({bits for row in sensitivity.table.values() for bits in row if bits != baseline})
     rows = "".join(
         f"<tr><td>{escape(unit)}</td>"
         + "".join(f"<td>{row[bits]:.2e}</td>" if row.get(bits) else "<td></td>" for bits in widths)
         + "</tr>"
         for unit, row in sensitivity.table.items()
     )
-    head = "".join(f"<th>{escape(bits_to_text(bits))} bits</th>" for bits in widths)
+    head = "".join(f"<th>{escape(str(bits))} bits</th>" for bits in widths)
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
     note = (
         f"What it costs the network ({escape(sensitivity.metric)}) to have one unit at fewer bits and all others at "
-        f"{bits_to_text(baseline)}, on {sensitivity.images} images; colours are logarithmic."
+        f"{baseline}, on {sensitivity.images} images; colours are logarithmic."
     )
     pictures = "".join(_draw_damage(sensitivity, bits) for bits in _fewest_bits(sensitivity, widths))
     return _section("Sensitivity", pictures + f"<details><summary>all widths</summary>{table}</details>", note)
 
 
-def _fewest_bits(sensitivity: SensitivityTable, widths: Sequence[int | Bits]) -> list[int | Bits]:
+def _fewest_bits(sensitivity: SensitivityTable, widths: Sequence[Bits]) -> list[Bits]:
     """Return the fewest bits that were measured of both together, of weights alone and of activations alone."""
     weight_bits, input_bits = sensitivity.baseline
-    together = [bits for bits in widths if isinstance(bits, int)]
-    apart = [bits for bits in widths if not isinstance(bits, int)]
+    together = [bits for bits in widths if bits.same]
+    apart = [bits for bits in widths if not bits.same]
     of_weights = [bits for bits in apart if bits[1] == input_bits]
     of_inputs = [bits for bits in apart if bits[0] == weight_bits]
     return [kind[0] for kind in (together, of_weights, of_inputs) if kind]
 
 
-def _draw_damage(sensitivity: SensitivityTable, bits: int | Bits) -> str:
+def _draw_damage(sensitivity: SensitivityTable, bits: Bits) -> str:
     # A matmul has no weight, and no damage from its bits.
     values = {unit: max(row[bits], 0.0) for unit, row in sensitivity.table.items() if row.get(bits)}
     texts = {unit: f"{value:.0e}".replace("e-0", "e-") for unit, value in values.items()}
-    name = f"{bits} bits" if isinstance(bits, int) else f"{bits_to_text(bits)} bits (weights/activations)"
+    name = f"{bits} bits" if bits.same else f"{bits!s} bits (weights/activations)"
     return f"<p>At {escape(name)}:</p>{draw_units(values, texts, WARM, log=True, measure='(logarithmic)')}"
 
 

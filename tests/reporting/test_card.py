@@ -79,7 +79,7 @@ def test_every_option_that_the_shell_has_a_word_for_is_in_the_command(tmp_path):
     root = ArgumentParser()
     MixQCommand(root.add_subparsers())
     arguments = root.parse_args(shlex.split(command)[1:])
-    assert _read_config(arguments) == MixQConfig(bits=4, **changes | {"batch_size": 32})
+    assert _read_config(arguments) == MixQConfig(bits=4, **changes)
     assert arguments.batch_size == 8 and arguments.plan == "mixed"
 
 
