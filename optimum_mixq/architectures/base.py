@@ -130,6 +130,10 @@ class Family(ABC):
         """
         return {}
 
+    def channels(self, model: PreTrainedModel) -> int:
+        """Return how many channels the model's images have."""
+        return int(model.config.num_channels)
+
     def image_size(self, model: PreTrainedModel) -> tuple[int, int]:
         """Return the (height, width) that the model is configured for."""
         size = model.config.image_size

@@ -91,7 +91,8 @@ class CosineLayer(nn.Module):
 
     def forward(self, hidden):
         hidden = hidden + self.scale_1(self.attend(self.norm_1(hidden)))
-        return hidden + self.scale_2(self.contract(self.bend(self.expand(self.norm_2(hidden)))))
+        hidden = hidden + self.scale_2(self.contract(self.bend(self.expand(self.norm_2(hidden)))))
+        return hidden, hidden.shape[1]
 
 
 class CosineClassifier(PreTrainedModel):
@@ -108,8 +109,8 @@ class CosineClassifier(PreTrainedModel):
     def forward(self, pixel_values):
         hidden = self.cut(pixel_values).flatten(2).transpose(1, 2)
         for layer in self.trunk:
-            hidden = layer(hidden)
-        return ImageClassifierOutput(logits=self.top(hidden.mean(1)))
+            hidden, tokens = layer(hidden)
+        return ImageClassifierOutput(logits=self.top(hidden[:, :tokens].mean(1)))
 
 
 class RoutedCosineAttention(CosineAttention):
