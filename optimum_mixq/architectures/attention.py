@@ -77,7 +77,7 @@ def call_routed_attention(
 
 
 def _set_implementation(model: PreTrainedModel, name: str) -> None:
-    """Set the attention of the model and of the models inside it; other parts of its configuration stay as they are."""
+    """Set the attention of the model and of the models inside it, and leave other parts of its configuration alone."""
     inside = {id(module.config) for module in model.modules() if isinstance(module, PreTrainedModel)}
     parts = [part for part in model.config.sub_configs if id(getattr(model.config, part)) in inside]
     # transformers 5.23 warns about parts that no model in memory has, such as the text model of an image classifier.
