@@ -40,9 +40,12 @@ from optimum_mixq.pipeline import (
     sweep_plans,
     train_model,
 )
-from optimum_mixq.reporting.card import Evaluated, Timing, model_card
-from optimum_mixq.reporting.compare import build_report
-from optimum_mixq.reporting.page import Report
+from optimum_mixq.reporting.build import Subject, build_report
+from optimum_mixq.reporting.card import model_card
+from optimum_mixq.reporting.compare import compare, score_together
+from optimum_mixq.reporting.comparison import Comparison
+from optimum_mixq.reporting.page import save_report
+from optimum_mixq.reporting.report import Report
 from optimum_mixq.reporting.upload import (
     appearing_folder,
     make_work_folder,
@@ -52,10 +55,9 @@ from optimum_mixq.reporting.upload import (
     work_folder,
 )
 from optimum_mixq.stages.allocation.candidates import read_plan
-from optimum_mixq.stages.evaluation import Evaluation, measure_together, score
+from optimum_mixq.stages.evaluation import Evaluation
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
-from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.file_size import saved_bytes
 
 
@@ -80,8 +82,7 @@ class MixQQuantizer(OptimumQuantizer):
         self.plan: BitPlan | None = None
         self.relevance: LayerRelevance | None = None
         self.sensitivity: SensitivityTable | None = None
-        self.evaluated: Evaluated | None = None
-        self.timing: Timing | None = None
+        self.comparison: Comparison | None = None  # of the float and the quantized model, the last that was measured
         self.history: list[EpochResult] = []  # of the last training
         self.served = ServedImages()  # what made the quantized model, and is left out when it is evaluated
 
@@ -183,7 +184,7 @@ class MixQQuantizer(OptimumQuantizer):
         pixel_batches = self._calibration_batches(images, config)
         description = "Calibrating the plan" if given else "Calibrating the chosen plan"
         quantized = quantize_model(self.model, chosen, pixel_batches, config, _name_of(dataset), description)
-        self.quantized, self.plan, self.evaluated, self.timing = quantized, chosen, None, None
+        self.quantized, self.plan, self.comparison = quantized, chosen, None
         self._save(target)
         return self.quantized
 
@@ -228,7 +229,7 @@ class MixQQuantizer(OptimumQuantizer):
         )  # fmt: skip
         self.served = self.served.add("training", images.all_digests())
         self.quantized, self.plan, self.history = quantized, chosen, history
-        self.evaluated = self.timing = None
+        self.comparison = None
         self._save(target)
         return self.quantized
 
@@ -292,16 +293,10 @@ class MixQQuantizer(OptimumQuantizer):
         """
         models = {"float": self.model, "quantized": self._require_quantized()}
         batches = self._evaluation_batches(dataset, split, samples, batch_size)
-        logits, labels = measure_together(models, batches)
+        scores = score_together(models, batches)
         self._tell(batches)
-        task = task_of(self.model)
-        scores = {
-            "float": score(logits["float"], labels, None, task),
-            "quantized": score(logits["quantized"], labels, logits["float"], task),
-        }
-        self.evaluated = Evaluated(
-            _name_of(dataset) or "own images", split, scores["float"], scores["quantized"], self._left_out(batches)
-        )
+        found = compare(models, scores, batches, _name_of(dataset) or "own images", split)
+        self.comparison = found.with_times_of(self.comparison)
         return scores
 
     def report(
@@ -311,23 +306,24 @@ class MixQQuantizer(OptimumQuantizer):
         split: str | None = None,
         samples: int | None = None,
         calibration_split: str | None = None,
+        frontier: int = 5,
     ) -> Report:
         """Compare float, uniform and this model on images of `dataset`, and write report.html and report.json.
 
-        The uniform model is calibrated on the same images as this one was. Where `save_dir` holds the packed model,
-        its card is brought up to date.
+        The uniform model is calibrated on the same images as this one was. Where sensitivity was measured, `frontier`
+        plans from the fewest to the most bits are calibrated, packed and run on the images too: each takes about as
+        long as the uniform model, and the memory of a packed model while the images go by; 0 leaves them out. Where
+        `save_dir` holds the packed model, its card is brought up to date.
         """
         quantized, plan, config = self._require_quantized(), self._require_plan(), self._config_of_plan()
         images = open_images(dataset, self.model, self.processor, "calibration", calibration_split)
         calibration = self._calibration_batches(images, config)
         batches = self._evaluation_batches(dataset, split, samples, config.batch_size)
-        report, evaluated, self.timing = build_report(
-            self.model, quantized, plan, self.relevance, self.sensitivity, config, calibration, batches,
-            _name_of(dataset) or "own images", split,
-        )  # fmt: skip
+        subject = Subject(self.model, quantized, plan, config, self.relevance, self.sensitivity)
+        report = build_report(subject, calibration, batches, _name_of(dataset) or "own images", split, frontier)
         self._tell(batches)
-        self.evaluated = dataclasses.replace(evaluated, left_out=self._left_out(batches))
-        report.save(save_dir)
+        self.comparison = report.comparison
+        save_report(report, save_dir)
         if (Path(save_dir) / "config.json").exists():
             self._write_card(Path(save_dir), Path(save_dir).name)
         return report
@@ -379,8 +375,7 @@ class MixQQuantizer(OptimumQuantizer):
             saved_bytes(self.model) / 1e6,
             name,
             Path(self.model.name_or_path).name or "MODEL",
-            self.evaluated,
-            self.timing,
+            self.comparison,
         )
         card.save(folder / "README.md")
 
