@@ -10,7 +10,7 @@ from transformers import AutoModelForImageClassification, SwinConfig
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, open_images
 from optimum_mixq.architectures.rebuilding import require_same_shape
-from optimum_mixq.images.selection import ServedImages, UnseenBatches
+from optimum_mixq.images.selection import Selection, ServedImages, UnseenBatches
 from optimum_mixq.reporting.build import Subject, _other_plans
 from optimum_mixq.reporting.compare import score_together
 from optimum_mixq.reporting.comparison import name_machine
@@ -72,7 +72,7 @@ def test_sizes_of_the_frontier_are_packed_and_measured_on_the_same_images(made):
     again = MixQQuantizer.from_pretrained(quantizer.model)
     packed = again.quantize(dataclasses.replace(SMALL), random_pixels(quantizer.model, 40), plan=fewest.plan)
     images = open_images(random_pixels(quantizer.model, 40), quantizer.model, None)
-    batches = UnseenBatches(images, range(40), 4, quantizer.served)
+    batches = UnseenBatches(images, range(40), 4, quantizer.selection.served)
     reference, expected = (measure_logits(model, batches)[0] for model in (quantizer.model, packed))
     assert fewest.evaluation.kl == pytest.approx(score(expected, None, reference).kl, rel=1e-6)
 
@@ -159,10 +159,8 @@ def test_an_evaluation_after_the_report_keeps_its_times(made):
 def test_a_reopened_model_gives_the_same_report(made):
     quantizer, folder, report = made
     pixels = random_pixels(quantizer.model, 40)
-    reopened = MixQQuantizer(quantizer.model, None)
-    reopened.quantized = AutoModelForImageClassification.from_pretrained(folder)
-    reopened.plan = BitPlan.load(folder / "mixq_plan.json")
-    reopened.load_measurements(folder)
+    reopened = MixQQuantizer.reopen(folder, quantizer.model)
+    reopened.selection = Selection()  # so that the images that served are there again
     again = reopened.report(pixels, folder.parent / "again", frontier=0)
     assert again.contenders[-1].evaluation == report.contenders[-1].evaluation
     assert again.predicted == report.predicted
