@@ -124,7 +124,7 @@ class Family(ABC):
     def adapted_attention(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Return, for each attention class that computes its products itself, a subclass that has them computed.
 
-        The subclass overrides `forward` and calls `call_routed_attention` (`architectures/routing.py`). Modules take
+        The subclass overrides `forward` and calls `call_routed_attention` (`architectures/attention.py`). Modules take
         that class while their attention is watched or quantized; parameters and their names stay. Families whose
         attention goes through transformers' attention interface need none.
         """

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from optimum_mixq.architectures.attention import routed_attention
 from optimum_mixq.architectures.describe import Architecture, Block, describe
 from optimum_mixq.architectures.measuring import measuring
-from optimum_mixq.architectures.routing import routed_attention
 
 
 # The name under which the attention function of watched models is registered, and the attribute of an attention module

@@ -20,8 +20,8 @@ from transformers.quantizers.auto import (
 )
 from transformers.quantizers.base import HfQuantizer
 
+from optimum_mixq.architectures.attention import release_attention, route_attention
 from optimum_mixq.architectures.describe import describe, replace_module
-from optimum_mixq.architectures.routing import release_attention, route_attention
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.integration.digests import check_files, digest_tensors

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, describe, measure_relevance, prepare_for_training
 from optimum_mixq.architectures import registry
+from optimum_mixq.architectures.attention import ROUTE, call_routed_attention
 from optimum_mixq.architectures.base import (
     Activation,
     Architecture,
@@ -28,7 +29,6 @@ from optimum_mixq.architectures.base import (
     linear_layers_of,
 )
 from optimum_mixq.architectures.registry import register_family
-from optimum_mixq.architectures.routing import ROUTE, call_routed_attention
 from optimum_mixq.architectures.rules import passing
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import pack_trained

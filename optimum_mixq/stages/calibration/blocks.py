@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from optimum_mixq.architectures.attention import route_attention
 from optimum_mixq.architectures.describe import (
     Architecture,
     Block,
@@ -37,7 +38,6 @@ from optimum_mixq.architectures.replay import (
     replayed_outputs,
     run_block,
 )
-from optimum_mixq.architectures.routing import route_attention
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.quant.attention import AttentionQuantizer
