@@ -1,7 +1,9 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """A family and a score from outside go through everything; docs/add-an-architecture.md shows the family."""
 
+import copy
 import inspect
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,8 @@ def test_with_eight_bits_its_logits_stay_near_and_its_attention_multiplies_on_gr
     assert len(products) == cosine.config.depth
     assert float((found - expected).norm() / expected.norm()) < 0.02
     assert all(isinstance(module, RoutedCosineAttention) for module in attention_of(packed))
+    for copied in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert torch.equal(logits_of(copied, pixels), found)
     with pytest.raises(ValueError, match="attention of its own, on its grids"):
         packed.set_attn_implementation("sdpa")
 
