@@ -2,7 +2,7 @@
 """Measures what a report tells: float, uniform and this model side by side, the frontier, and a few images."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -16,12 +16,12 @@ from optimum_mixq.images.selection import UnseenBatches
 from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.reporting.card import describe_cost, write_command
 from optimum_mixq.reporting.compare import compare, score_together
-from optimum_mixq.reporting.frontier import FrontierPoint, Measurements, name_score, pack_plans
+from optimum_mixq.reporting.frontier import Frontier, FrontierPoint, name_score, pack_plans
 from optimum_mixq.reporting.gallery import Gallery
 from optimum_mixq.reporting.report import Report, count_float_parts
 from optimum_mixq.stages.allocation.candidates import target_bits
 from optimum_mixq.stages.allocation.costs import measure_costs
-from optimum_mixq.stages.evaluation import measure_latency
+from optimum_mixq.stages.evaluation import Evaluation, measure_latency
 from optimum_mixq.utils.checks import is_whole, require
 from optimum_mixq.utils.file_size import saved_bytes
 
@@ -63,19 +63,16 @@ def build_report(
     costs = measure_costs(subject.model, subject.config.arithmetic)
     uniform = BitPlan.uniform(subject.model, target_bits(subject.config.budget, costs))
     models = _contenders(subject, uniform, calibration)
-    own = list(models)[-1]
-    measurements = _measurements(subject, costs)
-    plans = () if measurements is None else _other_plans(subject, measurements.spread_plans(frontier))
+    best = _frontier(subject, costs)
+    plans = () if best is None else _other_plans(subject, best.spread_plans(frontier))
     packed = pack_plans(subject.model, plans, calibration, subject.config)
-    others = {f"frontier {number}": model for number, model in enumerate(packed)}
     gallery = Gallery(subject.model, TIMED_IMAGES)
-    scores = score_together(models | others, batches, gallery, own)
+    scores, points = _run(models, plans, packed, batches, gallery)
     times = measure_latency(models, torch.stack(gallery.first))
-    points = zip(plans, others.items(), strict=True)
-    around = _name_bits(uniform)
+    name, own = _name(subject.model), list(models)[-1]
     return Report(
-        model=_name(subject.model),
-        title=f"{_name(subject.model)}, {own if own != 'this model' else f'mixed bits around {around}'}",
+        model=name,
+        title=f"{name}, {own if own != 'this model' else f'mixed bits around {_name_bits(uniform)}'}",
         date=datetime.date.today().isoformat(),
         origin=_origin(subject),
         comparison=compare(models, scores, batches, dataset, split, times),
@@ -84,16 +81,33 @@ def build_report(
         costs=costs,
         relevance=subject.relevance,
         sensitivity=subject.sensitivity,
-        predicted=() if measurements is None else measurements.predicted_plans(),
-        score=None if measurements is None else measurements.score(subject.plan),
+        predicted=() if best is None else best.predicted_plans(),
+        score=None if best is None else best.score(subject.plan),
         score_name=name_score(subject.config.alpha, subject.relevance),
-        measured=tuple(FrontierPoint(plan, saved_bytes(model) / 1e6, scores[name]) for plan, (name, model) in points),
+        measured=points,
         trained=subject.trained,
         float_parts=count_float_parts(subject.packed),
         heat_maps=gallery.heat_maps(subject.model, HEAT_MAPS),
         disagreements=gallery.disagreements(),
         disagreeing=gallery.disagreeing,
     )
+
+
+def _run(
+    models: Mapping[str, PreTrainedModel],
+    plans: Sequence[BitPlan],
+    packed: Sequence[PreTrainedModel],
+    batches: UnseenBatches,
+    gallery: Gallery,
+) -> tuple[dict[str, Evaluation], tuple[FrontierPoint, ...]]:
+    """Return the scores of the models by name, and the points of the packed plans, from one pass over the images."""
+    sizes = {f"size {number}": model for number, model in enumerate(packed)}
+    scores = score_together({**models, **sizes}, batches, gallery, own=list(models)[-1])
+    points = (
+        FrontierPoint(plan, saved_bytes(model) / 1e6, scores[name])
+        for plan, (name, model) in zip(plans, sizes.items(), strict=True)
+    )
+    return scores, tuple(points)
 
 
 def _contenders(subject: Subject, uniform: BitPlan, calibration: Sequence[Tensor]) -> dict[str, PreTrainedModel]:
@@ -114,10 +128,10 @@ def _other_plans(subject: Subject, plans: Sequence[BitPlan]) -> tuple[BitPlan, .
     return tuple(plan for plan in plans if subject.trained or plan.bits != subject.plan.bits)
 
 
-def _measurements(subject: Subject, costs: UnitCosts) -> Measurements | None:
+def _frontier(subject: Subject, costs: UnitCosts) -> Frontier | None:
     if subject.sensitivity is None:
         return None
-    return Measurements(subject.model, costs, subject.relevance, subject.sensitivity, subject.config)
+    return Frontier(costs, subject.relevance, subject.sensitivity, subject.config.budget)
 
 
 def _name_bits(uniform: BitPlan) -> str:

@@ -10,10 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
-from optimum_mixq.config import MixQConfig
-from optimum_mixq.pipeline import quantize_model, sweep_plans
+from optimum_mixq.config import BudgetOptions, MixQConfig
+from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.stages.allocation.allocate import combine_scores
 from optimum_mixq.stages.allocation.candidates import require_plan_exists
+from optimum_mixq.stages.allocation.propose import best_plans_of_averages
 from optimum_mixq.stages.evaluation import Evaluation
 from optimum_mixq.utils.bits import LARGEST_BITS, SMALLEST_BITS, Bits
 
@@ -32,14 +33,14 @@ class FrontierPoint:
 
 
 @dataclass(frozen=True)
-class Measurements:
-    """What plans are made from, and which widths it was measured at."""
+class Frontier:
+    """The plans of least score at every size, from what was measured; only `options.overrides`, `exclude`, `alpha` and
+    `solver` are kept of a budget."""
 
-    model: PreTrainedModel
     costs: UnitCosts
     relevance: LayerRelevance | None
     sensitivity: SensitivityTable
-    config: MixQConfig
+    options: BudgetOptions
 
     def predicted_plans(self) -> tuple[BitPlan, ...]:
         """Return the plans of least score in steps of half a bit, without the fewest bits of all."""
@@ -63,28 +64,28 @@ class Measurements:
         widths, _ = measured_widths(self.sensitivity)
         if len(widths) < 2:
             return []
-        config = self._sweeping()
+        options = self._sweeping()
         averages = [widths[0] + step * number for number in range(round((widths[-1] - widths[0]) / step) + 1)]
-        return [average for average in averages if _has_plan(config, self.costs, average)]
+        return [average for average in averages if _has_plan(options, self.costs, average)]
 
     def score(self, plan: BitPlan) -> float | None:
         """Return the plan's total score, or None where its bits were not measured."""
         if not all(self.sensitivity.tells(unit, bits) for unit, bits in plan.bits.items()):
             return None
         bits_of_units = {unit: [bits] for unit, bits in plan.bits.items()}
-        scores = combine_scores(self.relevance, self.sensitivity, bits_of_units, self.config.alpha)
+        scores = combine_scores(self.relevance, self.sensitivity, bits_of_units, self.options.alpha)
         return math.fsum(scores[unit][bits] for unit, bits in plan.bits.items())
 
     def _plans_at(self, averages: Sequence[float]) -> tuple[BitPlan, ...]:
-        return tuple(sweep_plans(self.model, self.relevance, self.sensitivity, self._sweeping(), averages))
+        found = best_plans_of_averages(self.relevance, self.sensitivity, self.costs, self._sweeping(), averages)
+        return tuple(found)
 
-    def _sweeping(self) -> MixQConfig:
-        """Return the configuration with the widths that were measured, and without its budget."""
+    def _sweeping(self) -> BudgetOptions:
+        """Return the options with the widths that were measured, and without their budget."""
         widths, tied = measured_widths(self.sensitivity)
-        return MixQConfig(
-            candidate_bits=tuple(widths), tie_bits=tied, arithmetic=self.config.arithmetic, alpha=self.config.alpha,
-            solver=self.config.solver, overrides=self.config.overrides, exclude=self.config.exclude,
-        )  # fmt: skip
+        return dataclasses.replace(
+            self.options, bits=float(widths[-1]), size_mb=None, bops=None, candidate_bits=tuple(widths), tie_bits=tied
+        )
 
 
 def pack_plans(
@@ -119,10 +120,10 @@ def measured_widths(sensitivity: SensitivityTable) -> tuple[list[int], bool]:
     return (together, True) if len(together) > len(apart) else (apart, False)
 
 
-def _has_plan(config: MixQConfig, costs: UnitCosts, average: float) -> bool:
+def _has_plan(options: BudgetOptions, costs: UnitCosts, average: float) -> bool:
     """Return whether any plan keeps an average: `overrides` and `exclude` may ask for more bits than it allows."""
     try:
-        require_plan_exists(dataclasses.replace(config, bits=average).budget, costs)
+        require_plan_exists(dataclasses.replace(options, bits=float(average)), costs)
     except ValueError:
         return False
     return True

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.images.batches import Batch
+from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.relevance.measure import explain
 from optimum_mixq.tasks import Task, task_of
 
@@ -69,8 +70,7 @@ class Gallery:
         """Return where the model's predictions come from on the first images."""
         pixels = torch.stack(self.first[:count])
         relevance = explain(model, pixels).detach().cpu()
-        with torch.inference_mode():
-            logits = model(pixel_values=pixels.to(model.device, model.dtype)).logits.float().cpu()
+        logits, _ = measure_logits(model, [Batch(pixels, None, ())])
         answers = [self.task.describe(row, self.names)[0] for row in logits]
         return tuple(map(HeatMap, pixels, relevance, answers))
 

@@ -4,6 +4,7 @@
 Each is a function that returns its HTML, or "" where a report has nothing for it (`page.SECTIONS`).
 """
 
+from collections.abc import Callable
 from html import escape
 
 from optimum_mixq.reporting.chart import Mark, draw_chart
@@ -19,6 +20,7 @@ from optimum_mixq.reporting.slider import (
     shares_of_widths,
 )
 from optimum_mixq.reporting.tables import contender_table, frontier_points, layer_table, measured_table
+from optimum_mixq.stages.evaluation import Evaluation
 
 
 KINDS = {
@@ -185,30 +187,28 @@ def _frontier_note(report: Report) -> str:
 
 def _measured_charts(report: Report) -> str:
     found, stops = report.comparison, list_stops(report)
-    level = found.float_model.evaluation.accuracy
-    charts = []
+    level, charts = found.float_model.evaluation.accuracy, []
     if level is not None:
-        shares = {id(stop): stop.evaluation.accuracy for stop in stops}
-        marks = _marks(report, [100 * (shares[id(stop)] or 0.0) for stop in stops], "accuracy", 100.0)
+        marks = _marks(report, lambda result: 100 * (result.accuracy or 0.0))
         label = f"float {100 * level:.2f} %"
         charts.append(draw_chart(marks, "MB", f"{found.accuracy_name}, %", level=(100 * level, label)))
-    marks = _marks(report, [stop.evaluation.kl or 0.0 for stop in stops], "kl", 1.0)
+    marks = _marks(report, lambda result: result.kl or 0.0)
     charts.append(draw_chart(marks, "MB", f"{found.divergence_name}, logarithmic", log=True))
-    rows = [(_name_row(report, stop), stop.megabytes, stop.evaluation) for stop in stops]
-    return f'{_key(report)}<div class="charts">{"".join(charts)}</div>{wide(measured_table(rows, found))}'
+    table = measured_table([(_name_row(report, stop), stop.megabytes, stop.evaluation) for stop in stops], found)
+    return f'{_key(report)}<div class="charts">{"".join(charts)}</div>{wide(table)}'
 
 
 def _name_row(report: Report, stop: Stop) -> str:
     return f"{stop.name}, {report.costs.average_bits(stop.plan.bits):.2f} bits" if stop.own else stop.name
 
 
-def _marks(report: Report, values: list[float], name: str, factor: float) -> list[Mark]:
-    stops = list_stops(report)
+def _marks(report: Report, value_of: Callable[[Evaluation], float]) -> list[Mark]:
+    """Return the marks of all stops and of the uniform model, at their sizes and values."""
     marks = [
-        _mark_stop(report, stop, number, value) for number, (stop, value) in enumerate(zip(stops, values, strict=True))
+        _mark_stop(report, stop, number, value_of(stop.evaluation)) for number, stop in enumerate(list_stops(report))
     ]
     for uniform in report.contenders[1:-1]:
-        value = factor * (uniform.evaluation[name] or 0.0)
+        value = value_of(uniform.evaluation)
         title = f"{uniform.name}: {uniform.megabytes:.2f} MB, {value:.4g}"
         marks.append(Mark(uniform.megabytes, value, uniform.name, title, "other"))
     return marks

@@ -52,10 +52,10 @@ class MultiLabel(Task):
         return float(((logits > 0) == (reference > 0)).double().mean())
 
     def describe(self, logits: Tensor, names: Mapping[int, str]) -> list[str]:
-        """Return the labels that are predicted with their probabilities, the likeliest first."""
+        """Return the labels that are predicted, at most five, with their probabilities, the likeliest first."""
         present = logits.double().sigmoid()
         rows = [row for row in present.argsort(descending=True).tolist() if present[row] > 0.5]
-        return [f"{names.get(row, row)} {100 * float(present[row]):.1f} %" for row in rows] or ["no label"]
+        return [f"{names.get(row, row)} {100 * float(present[row]):.1f} %" for row in rows[:5]] or ["no label"]
 
     def describe_label(self, label: Tensor, names: Mapping[int, str]) -> str:
         present = [str(names.get(row, row)) for row, value in enumerate(label.tolist()) if value > 0.5]

@@ -14,7 +14,7 @@ from optimum_mixq.images.selection import Selection, ServedImages, UnseenBatches
 from optimum_mixq.reporting.build import Subject, _other_plans
 from optimum_mixq.reporting.compare import score_together
 from optimum_mixq.reporting.comparison import name_machine
-from optimum_mixq.reporting.frontier import Measurements
+from optimum_mixq.reporting.frontier import Frontier
 from optimum_mixq.reporting.report import count_float_parts
 from optimum_mixq.stages.evaluation import measure_logits, score
 
@@ -94,8 +94,8 @@ def test_a_number_of_sizes_that_is_none_is_refused(made):
 
 def test_a_plan_is_packed_once_and_that_of_the_model_itself_not_at_all(made):
     quantizer, _, report = made
-    measurements = Measurements(quantizer.model, report.costs, quantizer.relevance, quantizer.sensitivity, SMALL)
-    plans = measurements.spread_plans(60)
+    best = Frontier(report.costs, quantizer.relevance, quantizer.sensitivity, SMALL.budget)
+    plans = best.spread_plans(60)
     assert len({tuple(plan.bits.items()) for plan in plans}) == len(plans) > 10
     subject = Subject(quantizer.model, quantizer.quantized, plans[2], SMALL)
     assert _other_plans(subject, plans) == (*plans[:2], *plans[3:])
