@@ -1,10 +1,23 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Runs a model to measure it, and leaves it as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
+import torch
 from torch import nn
+from transformers import PreTrainedModel
+
+from optimum_mixq.utils.threads import fitting_threads
+
+
+# Images of the forward that is timed to choose the number of threads.
+TIMED_IMAGES = 8
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -24,3 +37,37 @@ def measuring(model: nn.Module) -> Iterator[None]:
     finally:
         for module, values in numbers.items():
             vars(module).update(values)
+
+
+@contextmanager
+def threads_for(model: PreTrainedModel) -> Iterator[None]:
+    """Run the block on as many of torch's threads as a forward of this model is fastest with.
+
+    Off the CPU nothing is changed.
+    """
+    if model.device.type != "cpu":
+        yield
+        return
+    size = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    pixels = torch.zeros(TIMED_IMAGES, model.config.num_channels, height, width, dtype=model.dtype)
+
+    def run() -> None:
+        with measuring(model), torch.no_grad():
+            model(pixel_values=pixels)
+
+    with fitting_threads(run, model):
+        yield
+
+
+def on_fitting_threads(
+    function: Callable[Concatenate[PreTrainedModel, Given], Result],
+) -> Callable[Concatenate[PreTrainedModel, Given], Result]:
+    """Make a function run on as many threads as a forward of its first argument, a model, is fastest with."""
+
+    @wraps(function)
+    def run(model: PreTrainedModel, *arguments: Given.args, **options: Given.kwargs) -> Result:
+        with threads_for(model):
+            return function(model, *arguments, **options)
+
+    return run

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from optimum_mixq.architectures.measuring import on_fitting_threads
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
@@ -29,6 +30,7 @@ HEAT_MAPS = 4
 TIMED_IMAGES = 8
 
 
+@on_fitting_threads
 def build_report(
     model: PreTrainedModel,
     quantized: PreTrainedModel,

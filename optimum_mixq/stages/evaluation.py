@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.measuring import measuring
+from optimum_mixq.architectures.measuring import measuring, threads_for
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.tasks.base import Task
 from optimum_mixq.tasks.single_label import SingleLabel
@@ -61,7 +61,7 @@ def measure_together(
     """Return each model's logits, as `measure_logits` does, in one pass over the batches, of which none is kept."""
     logits: dict[str, list[Tensor]] = {name: [] for name in models}
     labels: list[Tensor | None] = []
-    with ExitStack() as stack, torch.inference_mode():
+    with ExitStack() as stack, threads_for(next(iter(models.values()))), torch.inference_mode():
         for model in models.values():
             stack.enter_context(measuring(model))
         for batch in batches:
