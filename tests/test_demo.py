@@ -144,6 +144,16 @@ def test_the_demo_ends_with_commands_that_run(shown, capsys):
     assert "vit-mixed-3bit: top-1 " in capsys.readouterr().out
 
 
+def test_the_demo_says_at_once_that_something_happens(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("optimum_mixq.cli.run_demo", lambda arguments: print(f"runs in {arguments.output}"))
+    root = ArgumentParser("optimum-cli")
+    MixQCommand(root.add_subparsers())
+    arguments = root.parse_args(["mixq", "demo", "--output", str(tmp_path)])
+    arguments.func(arguments).run()
+    shown = capsys.readouterr()
+    assert shown.err == "Importing torch and transformers ...\n" and shown.out == f"runs in {tmp_path}\n"
+
+
 def test_the_progress_of_the_demo_is_lines_that_say_when(shown):
     _, _, progress = shown
     steps = re.findall(r"^\[ *\d+ s\] (.*)$", progress, re.M)

@@ -56,7 +56,7 @@ class ProgressLines(terminal_bar):
     disable: bool
 
     def __init__(self, **options: Any) -> None:
-        self._written = False
+        self._written: int | None = None  # what was done when a line was written
         super().__init__(mininterval=0, miniters=1, bar_format=LINE, **options)  # `display` decides when
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
@@ -69,13 +69,13 @@ class ProgressLines(terminal_bar):
 
     def close(self) -> None:
         """Write the last line if there were others."""
-        if self.disable:  # closed before, or never shown
+        if getattr(self, "disable", True):  # closed before, never shown, or never finished being made
             return
-        if self._written:
+        if self._written not in (None, self.n):
             self._write()
         self.disable = True
         self._decr_instances(self)
 
     def _write(self) -> None:
-        self._written = True
+        self._written = self.n
         print(self, file=sys.stderr, flush=True)

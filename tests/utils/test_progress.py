@@ -72,7 +72,7 @@ def test_quick_steps_share_the_lines_of_a_pipe(clock, capsys, verbosity):
             clock.now += 2
             bar.update()
     lines = capsys.readouterr().err.splitlines()
-    assert {line.split(":")[0] for line in lines} == {"Step 2"}
+    assert [line.split(",")[0] for line in lines] == ["Step 2: 100% (1 of 1)"]
 
 
 def test_a_terminal_gets_a_bar(capsys, verbosity, monkeypatch):
