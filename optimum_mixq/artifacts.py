@@ -12,6 +12,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Architecture, describe
+from optimum_mixq.quant.arithmetics import arithmetic_of
+from optimum_mixq.quant.bitpacking import packed_size
 
 
 SMALLEST_BITS, LARGEST_BITS = 2, 8
@@ -183,13 +185,13 @@ class UnitCosts:
         return sum(self.weights[unit]) * bits[0]
 
     def unit_bytes(self, unit: str, bits: Bits) -> int:
-        return sum((count * bits[0] + 7) // 8 for count in self.weights[unit])
+        return sum(packed_size(count, bits[0]) for count in self.weights[unit])
 
     def unit_bops(self, unit: str, bits: Bits) -> int:
         """Return the unit's bit operations per image: MACs x bits of one operand x bits of the other."""
         if not self.weights[unit]:
             return self.macs[unit] * bits[1] * bits[1]
-        return self.macs[unit] * (8 if self.arithmetic == "column" else bits[0]) * bits[1]
+        return self.macs[unit] * arithmetic_of(self.arithmetic).bit_operations(*bits)
 
     def average_bits(self, plan: dict[str, Bits]) -> float:
         return sum(self.weight_bits(unit, bits) for unit, bits in plan.items()) / self.total_weights

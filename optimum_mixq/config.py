@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from optimum_mixq.quant.arithmetics import arithmetic_names
 from optimum_mixq.utils.bits import LARGEST_BITS, SMALLEST_BITS, is_width
 from optimum_mixq.utils.checks import is_number, is_positive, is_whole, require, require_one_of
 
@@ -119,7 +120,7 @@ class CalibrationOptions:
     balance: bool
 
     def __post_init__(self) -> None:
-        require_one_of("arithmetic", ("column", "folded"), self.arithmetic)
+        require_one_of("arithmetic", arithmetic_names(), self.arithmetic)
         require(is_whole(self.calibration_samples, 1), "calibration_samples", A_COUNT, self.calibration_samples)
         require(is_whole(self.seed, 0, LARGEST_SEED), "seed", "a whole number from zero", self.seed)
         require(is_positive(self.ridge), "ridge", "a positive number", self.ridge)
@@ -235,7 +236,7 @@ class MixQConfig(QuantizationConfigMixin):
     solver: Literal["highs", "cbc"] = "highs"
     baseline: int = 8
     sensitivity_samples: int = 256
-    arithmetic: Literal["column", "folded"] = "column"
+    arithmetic: str = "column"
     calibration_samples: int = 32
     batch_size: int = 32
     seed: int = 0

@@ -16,7 +16,7 @@ PACKAGE = Path(optimum_mixq.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"
 # docs/pipeline.md, "The rooms", has the same list. Each room imports only from those before it.
 ROOMS = (
-    "utils", "config", "architectures", "artifacts", "demo", "kernels", "images", "tasks", "quant", "stages",
+    "utils", "kernels", "quant", "config", "architectures", "artifacts", "demo", "images", "tasks", "stages",
     "integration", "pipeline", "reporting", "quantizer", "cli",
 )  # fmt: skip
 MODULES = {

@@ -25,6 +25,7 @@ from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.integration.digests import check_files, digest_tensors
 from optimum_mixq.integration.fusion import fuse_layers, separate_layers
+from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.bitpacking import int16_to_scale
 from optimum_mixq.quant.grids import UniformGrid
@@ -255,7 +256,7 @@ def _linear_layers(model: PreTrainedModel, plan: BitPlan, config: MixQConfig) ->
         reader
         for norm in architecture.norms
         for reader in norm.readers
-        if config.arithmetic == "folded" and norm.shift_foldable
+        if arithmetic_of(config.arithmetic).folds_norms and norm.shift_foldable
     }
     widths = {name: plan.bits[unit.name] for name, unit in architecture.unit_of_module.items()}
     widths |= dict.fromkeys(architecture.heads, (STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS))

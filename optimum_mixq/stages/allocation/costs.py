@@ -11,8 +11,8 @@ from optimum_mixq.architectures.describe import Architecture, attention_shape, d
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.artifacts import UnitCosts
 from optimum_mixq.config import ATTENTION_CHILD, STEM_AND_HEAD_BITS
+from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.attention import AttentionQuantizer
-from optimum_mixq.quant.layers import Arithmetic
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
 from optimum_mixq.utils.file_size import file_bytes
@@ -21,7 +21,7 @@ from optimum_mixq.utils.file_size import file_bytes
 META = torch.device("meta")
 
 
-def measure_costs(model: PreTrainedModel, arithmetic: Arithmetic) -> UnitCosts:
+def measure_costs(model: PreTrainedModel, arithmetic: str) -> UnitCosts:
     """Return the costs of a model's units for one image of the configured size."""
     architecture = describe(model)
     macs = {unit.name: 0 for unit in architecture.units}
@@ -69,7 +69,7 @@ def _blank_image(model: PreTrainedModel) -> Tensor:
     return torch.zeros(1, model.config.num_channels, height, width, dtype=model.dtype, device=model.device)
 
 
-def _fixed_bytes(model: PreTrainedModel, architecture: Architecture, arithmetic: Arithmetic) -> int:
+def _fixed_bytes(model: PreTrainedModel, architecture: Architecture, arithmetic: str) -> int:
     """Return the bytes of the saved file without the units' codes.
 
     Its header, which names each tensor, is counted as with 8-bit units, where its numbers are the longest: a plan's
@@ -80,7 +80,7 @@ def _fixed_bytes(model: PreTrainedModel, architecture: Architecture, arithmetic:
     return file_bytes(model, tensors) - sum(tensors[name].nbytes for name in codes)
 
 
-def _packed_tensors(model: PreTrainedModel, architecture: Architecture, arithmetic: Arithmetic) -> dict[str, Tensor]:
+def _packed_tensors(model: PreTrainedModel, architecture: Architecture, arithmetic: str) -> dict[str, Tensor]:
     """Return the tensors of the packed model, on the meta device and with 8-bit units, by name."""
     layers = [*architecture.unit_of_module, *architecture.heads, architecture.stem]
     weights = {f"{name}.weight" for name in layers}
@@ -90,7 +90,7 @@ def _packed_tensors(model: PreTrainedModel, architecture: Architecture, arithmet
         reader
         for norm in architecture.norms
         for reader in norm.readers
-        if arithmetic == "folded" and norm.shift_foldable
+        if arithmetic_of(arithmetic).folds_norms and norm.shift_foldable
     }
     packed: dict[str, nn.Module] = {}
     for name in layers:

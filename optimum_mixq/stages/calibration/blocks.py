@@ -40,6 +40,7 @@ from optimum_mixq.architectures.replay import (
 )
 from optimum_mixq.artifacts import BitPlan, Bits
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
+from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, require_finite, round_to_codes
 from optimum_mixq.quant.layers import QuantConv2d, QuantLinear
@@ -186,7 +187,7 @@ class _BlockCalibration:
         """Calibrate a unit and return its layers and their inputs; what the float model put out is used up."""
         targets = self._targets(unit, float_outputs)
         norm = next((norm for norm in self.block.norms if norm.readers == unit.modules), None)
-        if self.config.arithmetic == "column":
+        if not arithmetic_of(self.config.arithmetic).folds_norms:
             norm = None
         observation = self._observe(unit, inputs := self._inputs(unit.modules[0], hidden))
         touched = (*unit.modules, *([] if norm is None else [norm.norm]))
@@ -264,7 +265,7 @@ class _BlockCalibration:
     def _observe_operand(self, name: str, operands: list[tuple[Any, ...]]) -> tuple[Observation, bool]:
         """Return what was seen of an operand (B, heads, T, head size), and whether per channel or per head."""
         position = ("query", "key", "value").index(name)
-        per_channel = name == "value" or self.config.arithmetic == "column"
+        per_channel = name == "value" or arithmetic_of(self.config.arithmetic).attends_by_channel
         observer = RowObserver(f"{name} of {self.block.attention}")
         for arguments in operands:
             batch = arguments[position]

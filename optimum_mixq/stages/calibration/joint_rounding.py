@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from optimum_mixq.config import MixQConfig
+from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, round_to_codes
-from optimum_mixq.quant.layers import QuantLinear, layer_arithmetic
+from optimum_mixq.quant.layers import QuantLinear
 from optimum_mixq.stages.calibration.observers import searched_weight_grid
 from optimum_mixq.stages.calibration.rounding import MomentAccumulator, correct_weight, round_compensated
 
@@ -31,9 +32,8 @@ def round_layers(
     # The bias takes up a rounding error's mean, so only its variance has to be kept small.
     moment = statistics.second_moment if bias is None else statistics.covariance
     scale = grid.scale.expand(weight.shape[1])
-    folded = layer_arithmetic(config.arithmetic, weight_bits) == "folded"
-    if folded:
-        weight, moment = weight * scale, moment / scale[:, None] / scale[None, :]
+    arithmetic = arithmetic_of(config.arithmetic).of_layer(weight_bits)
+    weight, moment = arithmetic.to_grid(weight, scale), arithmetic.moments_on_grid(moment, scale)
     columns = moment.diagonal() if config.weight_search else None
     weight_grid = searched_weight_grid(weight, weight_bits, columns, search=config.weight_search)
     if config.compensation:
@@ -41,9 +41,8 @@ def round_layers(
     else:
         rounded = fake_quantize(weight, weight_grid)
     if bias is not None:
-        error = weight - rounded
-        bias = bias + (error / scale if folded else error) @ statistics.mean
-    return _split(layers, rounded / scale if folded else rounded, bias, weight_grid, grid, config)
+        bias = bias + arithmetic.from_grid(weight - rounded, scale) @ statistics.mean
+    return _split(layers, arithmetic.from_grid(rounded, scale), bias, weight_grid, grid, config)
 
 
 def join_layers(layers: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:

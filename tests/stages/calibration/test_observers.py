@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from optimum_mixq.quant.arithmetics.column import column_operand
 from optimum_mixq.quant.grids import dequantize, fake_quantize, quantize, uniform_grid
-from optimum_mixq.quant.layers import column_operand
 from optimum_mixq.stages.calibration.observers import (
     CLIP_RATIOS,
     TAIL_VALUES,
