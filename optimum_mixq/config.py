@@ -116,6 +116,7 @@ class CalibrationOptions:
     correction: bool
     ridge: float
     compensation: bool
+    rounder: str | None
     clip: float | Literal["search"] | None
     balance: bool
 
@@ -127,6 +128,9 @@ class CalibrationOptions:
         clip = self.clip is None or self.clip == "search" or is_positive(self.clip)
         require(clip, "clip", "a positive number of standard deviations, 'search' or None", self.clip)
         _require_switches(self, "input_search", "level", "weight_search", "correction", "compensation", "balance")
+        require(self.rounder is None or isinstance(self.rounder, str), "rounder", "a name or None", self.rounder)
+        if self.rounder is not None:
+            require(self.compensation, "compensation", "left out where rounder is given", self.compensation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +215,8 @@ class MixQConfig(QuantizationConfigMixin):
         correction: move each weight, in closed form, to mend what its quantized input does to its output.
         ridge: how strongly that is held back, relative to the inputs' mean variance.
         compensation: round weights column by column, later columns making up for earlier ones; False: to nearest.
+        rounder: how weights are rounded, by name, instead of by `compensation`: "compensated", "nearest", or what was
+            registered.
         clip: with "folded", clip the vectors of scales and zero points after each LayerNorm to their mean plus or
             minus this many standard deviations; "search" tries several, None clips nothing (RepQ-ViT).
         balance: even out the channels of query and key between the two, which is exact before rounding.
@@ -246,6 +252,7 @@ class MixQConfig(QuantizationConfigMixin):
     correction: bool = True
     ridge: float = 1.0
     compensation: bool = True
+    rounder: str | None = None
     clip: float | Literal["search"] | None = "search"
     balance: bool = True
     trainable: bool = False
@@ -267,6 +274,11 @@ class MixQConfig(QuantizationConfigMixin):
             self.bits = int(self.bits)
         for group in GROUPS:
             self._group(group)
+        if self.rounder is not None and self.plan is None:  # a model that has its plan runs without its rounder
+            # Asked here: rounders register themselves, and know the options.
+            from optimum_mixq.stages.calibration.rounders import rounder_names
+
+            require_one_of("rounder", rounder_names(), self.rounder)
 
     @property
     def budget(self) -> BudgetOptions:

@@ -274,5 +274,5 @@ def _short_digest(marks: Mapping[str, str]) -> str:
 
 _SETTINGS_OF_SENSITIVITY = {
     "arithmetic", "calibration_samples", "seed", "input_search", "level", "weight_search", "correction",
-    "ridge", "compensation", "clip", "balance", "temperature",
+    "ridge", "compensation", "rounder", "clip", "balance", "temperature",
 }  # fmt: skip

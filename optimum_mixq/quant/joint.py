@@ -23,6 +23,9 @@ class JointProduct:
     """
 
     def __init__(self, layers: "Sequence[PackedLinear]") -> None:
+        for layer in layers:
+            if layer.activation != "none":
+                raise ValueError(f"Expected layers without an activation to join, found {layer.activation!r}.")
         self.layers = tuple(layers)
         self._kernel: Kernel | None = None
         self._input: Tensor | None = None  # what the outputs below were computed from

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from optimum_mixq.quant.attention import AttentionQuantizer, log_grid_powers
+from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import LARGEST_ZERO_POINT, SMALLEST_SCALE, UniformGrid
 from optimum_mixq.quant.layers import GriddedLinear, QuantLinear
+from optimum_mixq.quant.log_grid import log_grid_powers
 
 
 class LearnedRounding(Function):

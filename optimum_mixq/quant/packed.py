@@ -135,8 +135,6 @@ class PackedLinear(StoredGrids):
 
     def join(self, joint: "JointProduct", place: int) -> None:
         """Take a place in a joint product with other layers: `JointProduct.join` calls it."""
-        if self.activation != "none":
-            raise ValueError(f"Expected a layer without an activation to join others, found {self.activation!r}.")
         self._joint, self._place, self._kernel = joint, place, None
 
     def leave(self) -> None:

@@ -171,3 +171,14 @@ def test_layers_on_different_grids_multiply_alone(vit):
     layers[1].mixq_input_zero_point.add_(1)
     join_products(model)
     assert all(layer.joint is None for layer in layers)
+
+
+def test_a_layer_has_an_activation_or_joins_others_not_both(vit):
+    model = quantized(vit)
+    layers = joint_layers(model)
+    with pytest.raises(ValueError, match="Expected a layer that multiplies alone, found one in a joint product"):
+        layers[0].fuse("gelu")
+    separate_products(model)
+    layers[1].fuse("gelu")
+    with pytest.raises(ValueError, match="Expected layers without an activation to join, found 'gelu'"):
+        join_products(model)
