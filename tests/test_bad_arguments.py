@@ -164,6 +164,7 @@ WRONG_OPTIONS = {
     "arithmetic": ("fast", None, 1, ["column"]),
     "score": ("", None, 1, "Absolute"),
     "metric": ("KL", None, 1),
+    "sensitivity": ("guessed", None, 1),
     "solver": ("gurobi", None, 1),
     "plan": ("uniform", [4], 4),
     "record": ("me", [1]),

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTForImage
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, MixQTrainingConfig, pipeline
 from optimum_mixq.stages.allocation.costs import measure_costs
-from optimum_mixq.stages.sensitivity import measure as sensitivity
+from optimum_mixq.stages.sensitivity.swapping import _Measurement
 from optimum_mixq.stages.training.loop import _Training
 
 
@@ -251,7 +251,7 @@ def test_one_logit_has_a_damage_and_its_mixed_plan_is_no_worse_than_uniform_bits
 def test_a_stopped_run_goes_on_from_what_was_measured(vit, tmp_path, monkeypatch):
     pixels = random_pixels(vit, 12)
     expected = MixQQuantizer.from_pretrained(vit).quantize(SMALL, pixels).state_dict()
-    original, calls = sensitivity._measure_block, []
+    original, calls = _Measurement._measure_block, []
 
     def stops(*arguments):
         calls.append(1)
@@ -259,7 +259,7 @@ def test_a_stopped_run_goes_on_from_what_was_measured(vit, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(sensitivity, "_measure_block", stops)
+    monkeypatch.setattr(_Measurement, "_measure_block", stops)
     with pytest.raises(KeyboardInterrupt):
         MixQQuantizer.from_pretrained(vit).quantize(SMALL, pixels, tmp_path / "out")
     packed = MixQQuantizer.from_pretrained(vit).quantize(SMALL, pixels, tmp_path / "out")

@@ -1,42 +1,76 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""The attention that quantized models run: a method of transformers' attention interface, and a child that has grids.
+"""Has a model's attention computed by a function that is registered with transformers' attention interface.
 
-Importing this module registers the method.
+Most families go through that interface. For the others, the family names a subclass of each attention class
+(`Family.adapted_attention`), and the modules change their class for it, as `torch.nn.utils.parametrize` does it: names
+of parameters, copies and pickles stay what they are.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from optimum_mixq.config import ATTENTION, ATTENTION_CHILD
+from optimum_mixq.architectures.registry import family_of
 
 
-def mixq_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Run the attention module's own quantizer; the signature is that of transformers' attention interface.
+# The attribute of an adapted attention module that names the function which computes its products.
+ROUTE = "mixq_route"
 
-    Like transformers' fused attention it returns no attention weights.
+
+def route_attention(model: PreTrainedModel, name: str) -> None:
+    """Have the model's attention computed by the function registered under this name, in place."""
+    adapted = family_of(model).adapted_attention()
+    for module in model.modules():
+        if type(module) in adapted:
+            module.__class__ = adapted[type(module)]
+        if type(module) in adapted.values():
+            setattr(module, ROUTE, name)
+    if not adapted:
+        model.set_attn_implementation(name)
+
+
+def release_attention(model: PreTrainedModel) -> None:
+    """Have the model compute its attention as after loading, in place."""
+    adapted = family_of(model).adapted_attention()
+    original = {adapter: kind for kind, adapter in adapted.items()}
+    for module in model.modules():
+        if type(module) in original:
+            module.__class__ = original[type(module)]
+            vars(module).pop(ROUTE, None)
+    if not adapted:
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+
+
+@contextmanager
+def routed_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Have the model's attention computed by the named function inside the block; on exit all is as it was."""
+    before = model.config._attn_implementation
+    kinds = {module: (type(module), vars(module).get(ROUTE)) for module in model.modules()}
+    route_attention(model, name)
+    try:
+        yield
+    finally:
+        for module, (kind, route) in kinds.items():
+            if vars(module).get(ROUTE) == route:
+                continue
+            module.__class__ = kind
+            vars(module).pop(ROUTE)
+            if route is not None:
+                setattr(module, ROUTE, route)
+        if model.config._attn_implementation != before:
+            model.set_attn_implementation(before)
+
+
+def call_routed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """Return attention's output (B, T, heads, head size) of operands (B, heads, T, head size), for adapted modules.
+
+    `mask` is added to the scaled scores.
     """
-    if scaling is None:
-        scaling = query.size(-1) ** -0.5
-    return getattr(module, ATTENTION_CHILD)(query, key, value, attention_mask, scaling, dropout), None
-
-
-def use_own_attention(model: PreTrainedModel) -> None:
-    """Let a model run `mixq_attention`, whose quantizers its attention modules have as children."""
-    model.set_attn_implementation(ATTENTION)
-
-
-AttentionInterface.register(ATTENTION, mixq_attention)
-# Without a mask function of the same name transformers drops masks. Ours are added to the scores, as eager's are.
-AttentionMaskInterface.register(ATTENTION, eager_mask)
+    attend = ALL_ATTENTION_FUNCTIONS[getattr(module, ROUTE)]
+    output: Tensor = attend(module, query, key, value, mask, scaling=scaling)[0]
+    return output

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.attention import use_own_attention
-from optimum_mixq.architectures.describe import attention_shape, describe, replace_module
-from optimum_mixq.config import ATTENTION_CHILD, STEM_AND_HEAD_BITS
+from optimum_mixq.architectures import grid_attention  # noqa: F401 (importing it registers it)
+from optimum_mixq.architectures.attention import route_attention
+from optimum_mixq.architectures.describe import describe, replace_module
+from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS
 from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid
@@ -79,7 +80,7 @@ def insert_skeleton(model: PreTrainedModel, skeleton: Mapping[str, nn.Module]) -
             model.get_submodule(parent).add_module(child, module)
         else:
             replace_module(model, name, module)
-    use_own_attention(model)
+    route_attention(model, ATTENTION)
 
 
 def tensors_with(model: PreTrainedModel, skeleton: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -112,9 +113,8 @@ def _attentions(model: PreTrainedModel, bits: UnitBits) -> Iterator[tuple[str, i
     """Yield the name of each attention's quantizer, its heads and their size, and the bits of its two matmuls."""
     for block in describe(model).blocks:
         if block.attention is not None:
-            heads, size = attention_shape(model.get_submodule(block.attention))
-            widths = {unit.kind: bits[unit.name][1] for unit in block.units}
-            yield f"{block.attention}.{ATTENTION_CHILD}", heads, size, (widths["qk"], widths["av"])
+            widths = bits[block.unit("qk").name][1], bits[block.unit("av").name][1]
+            yield f"{block.attention}.{ATTENTION_CHILD}", block.heads, block.head_size, widths
 
 
 def _empty_grid(size: int, bits: int, device: torch.device) -> UniformGrid:

@@ -18,6 +18,7 @@ from transformers.quantizers.auto import (
 )
 from transformers.quantizers.base import HfQuantizer
 
+from optimum_mixq.architectures.attention import release_attention
 from optimum_mixq.architectures.describe import describe, replace_module
 from optimum_mixq.architectures.skeletons import insert_skeleton, packed_skeleton, trainable_skeleton
 from optimum_mixq.artifacts import BitPlan
@@ -198,7 +199,7 @@ def _keep_attention(model: PreTrainedModel) -> None:
             module._can_set_attn_implementation = refuse_other_attention
 
 
-def _release_attention(model: PreTrainedModel) -> None:
+def _allow_other_attention(model: PreTrainedModel) -> None:
     for module in model.modules():
         module.__dict__.pop("_can_set_attn_implementation", None)
 
@@ -212,8 +213,8 @@ def unpack(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
             replace_module(model, name, layer.to_float())
         elif isinstance(layer, AttentionQuantizer):
             delattr(model.get_submodule(name.rpartition(".")[0]), ATTENTION_CHILD)
-    _release_attention(model)
-    model.set_attn_implementation("sdpa")
+    _allow_other_attention(model)
+    release_attention(model)
     return model.to(dtype)
 
 

@@ -23,6 +23,16 @@ def log_steps(bits: int) -> int:
     return max(2, 2 ** (bits - 4))
 
 
+def quantized_softmax(scores: Tensor, bits: int) -> Tensor:
+    """Return softmax(scores) (..., T) with exp(score - row maximum) on the logarithmic grid, rows summing to one.
+
+    >>> quantized_softmax(torch.tensor([0.0, -math.log(2), -20.0]), bits=3).tolist()  # 1, 1/2, below the grid
+    [0.6666666865348816, 0.3333333432674408, 0.0]
+    """
+    powers = log_grid_powers(scores, bits)
+    return powers / powers.sum(-1, keepdim=True)
+
+
 def log_grid_powers(scores: Tensor, bits: int) -> Tensor:
     """Return exp(score - row maximum) (..., T) on the logarithmic grid, with a straight-through gradient.
 

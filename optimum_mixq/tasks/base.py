@@ -19,6 +19,14 @@ class Task(ABC):
         """Return how far the logits are from the reference's, image by image (B,); zero where they mean the same."""
 
     @abstractmethod
+    def probe(self, logits: Tensor, signs: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return v (B, outputs) with E[v v^T] = F where signs (B, outputs) are random with E[signs signs^T] = 1.
+
+        F is the curvature of the divergence: for a small change d of the logits it is close to d^T F d / 2, so that
+        E[(v^T d)^2] / 2 is the divergence.
+        """
+
+    @abstractmethod
     def explained(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         """Return the weight (B, outputs) of each logit in what relevance explains; each row sums to one."""
 

@@ -20,6 +20,11 @@ class MultiLabel(Task):
         absent = (-expected).sigmoid() * (F.logsigmoid(-expected) - F.logsigmoid(-found))
         return temperature**2 * (present + absent).sum(-1)
 
+    def probe(self, logits: Tensor, signs: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return sqrt(p (1 - p)) * signs, with p = sigmoid(logits / T): F = diag(p (1 - p))."""
+        scaled = logits / temperature
+        return (scaled.sigmoid() * (-scaled).sigmoid()).sqrt() * signs
+
     def explained(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         """Return equal weights for the labels that are present, or predicted; of none, for the likeliest one."""
         chosen = (logits > 0 if labels is None else labels.to(logits.device) > 0.5).to(logits.dtype)

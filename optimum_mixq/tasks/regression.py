@@ -22,6 +22,10 @@ class Regression(Task):
         """
         return (logits - reference).square().sum(-1) / 2
 
+    def probe(self, logits: Tensor, signs: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the signs themselves: F is the identity."""
+        return signs
+
     def explained(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         """Return equal weights: all outputs are wanted."""
         return torch.full_like(logits, 1 / logits.shape[-1])

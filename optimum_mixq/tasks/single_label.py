@@ -18,6 +18,12 @@ class SingleLabel(Task):
         found, expected = ((values / temperature).log_softmax(-1) for values in (logits, reference))
         return temperature**2 * F.kl_div(found, expected, log_target=True, reduction="none").sum(-1)
 
+    def probe(self, logits: Tensor, signs: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return sqrt(p) * signs - p (sqrt(p) . signs), with p = softmax(logits / T): F = diag(p) - p p^T."""
+        p = (logits / temperature).softmax(-1)
+        root = p.sqrt() * signs
+        return root - p * root.sum(-1, keepdim=True)
+
     def explained(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         """Return one-hot rows of the labels, or of the predictions."""
         classes = logits.argmax(-1) if labels is None else labels.to(logits.device)

@@ -15,7 +15,8 @@ def require(holds: bool, name: str, expected: str, found: Any) -> None:
 
 def require_one_of(name: str, known: Sequence[str], found: Any) -> None:
     shown = [f"'{value}'" for value in known]
-    require(found in known, name, f"{', '.join(shown[:-1])} or {shown[-1]}", found)
+    expected = f"{', '.join(shown[:-1])} or {shown[-1]}" if len(shown) > 1 else shown[0]
+    require(found in known, name, expected, found)
 
 
 def is_whole(value: Any, least: int, most: float = math.inf) -> bool:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from optimum_mixq.quant.log_grid import log_grid_powers
+from optimum_mixq.quant.log_grid import log_grid_powers, quantized_softmax
 
 
 BITS = range(2, 9)
@@ -22,6 +22,14 @@ def test_powers_are_those_of_the_equation(bits, dtype):
     scores = 3 * torch.randn(4, 7, generator=torch.Generator().manual_seed(bits)).to(dtype)
     expected = [[slow_power(score, max(row), bits) for score in row] for row in scores.tolist()]
     torch.testing.assert_close(log_grid_powers(scores, bits), torch.tensor(expected, dtype=dtype))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_rows_of_quantized_softmax_are_powers_that_sum_to_one(bits):
+    scores = 10 * torch.randn(50, 9, generator=torch.Generator().manual_seed(bits))
+    weights, powers = quantized_softmax(scores, bits), log_grid_powers(scores, bits)
+    assert torch.allclose(weights.sum(-1), torch.ones(50))
+    torch.testing.assert_close(weights * powers.sum(-1, keepdim=True), powers)
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -1,4 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import itertools
 import math
 
 import pytest
@@ -149,3 +150,14 @@ def test_an_unknown_problem_type_names_those_that_are_known(vit):
     vit.config.__dict__["problem_type"] = "ranking"
     with pytest.raises(ValueError, match="or 'regression', found 'ranking'. Set model.config.problem_type"):
         task_of(vit)
+
+
+@pytest.mark.parametrize("task", [SingleLabel(), MultiLabel(), Regression()])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_mean_of_probes_is_the_curvature_of_the_divergence(task, temperature):
+    logits = numbers(1, 4)
+    signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)), dtype=torch.float64)  # all that there are
+    probes = task.probe(logits.expand(16, 4), signs, temperature)
+    found = probes.T @ probes / 16
+    curvature = torch.func.hessian(lambda values: task.divergence(values, logits, temperature).sum())(logits)
+    torch.testing.assert_close(found, curvature[0, :, 0, :])

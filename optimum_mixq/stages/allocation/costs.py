@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.describe import Architecture, describe, require_image_size
+from optimum_mixq.architectures.describe import Architecture, configured_image_size, describe, require_image_size
 from optimum_mixq.architectures.skeletons import packed_skeleton, tensors_with
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.artifacts import UnitCosts
@@ -58,8 +58,7 @@ def _count_outputs(model: PreTrainedModel, name: str, rows: dict[str, int]) -> t
 
 
 def _blank_image(model: PreTrainedModel) -> Tensor:
-    size = model.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = configured_image_size(model)
     require_image_size(model, (height, width))
     return torch.zeros(1, model.config.num_channels, height, width, dtype=model.dtype, device=model.device)
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from optimum_mixq.architectures.describe import attention_shape
 from optimum_mixq.config import ATTENTION_CHILD, CalibrationOptions
 from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.attention import AttentionQuantizer
@@ -21,7 +20,7 @@ class AttentionOperands:
         attention = run.block.attention
         assert attention is not None
         self.name = f"{attention}.{ATTENTION_CHILD}"  # of the quantizer
-        self.shape = attention_shape(run.model.get_submodule(attention))
+        self.shape = (run.block.heads, run.block.head_size)
         self.device = run.model.device
         self.arguments = run.inputs_of(self.name)  # of the quantizer, batch by batch
         by_channel = arithmetic_of(options.arithmetic).attends_by_channel

@@ -14,15 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.attention import use_own_attention
-from optimum_mixq.architectures.describe import (
-    Architecture,
-    Block,
-    Unit,
-    attention_shape,
-    describe,
-    require_image_size,
-)
+from optimum_mixq.architectures import grid_attention  # noqa: F401 (importing it registers it)
+from optimum_mixq.architectures.attention import route_attention
+from optimum_mixq.architectures.describe import Architecture, Unit, describe, require_image_size
 from optimum_mixq.architectures.measuring import measuring
 from optimum_mixq.architectures.replay import (
     captured_outputs,
@@ -31,14 +25,15 @@ from optimum_mixq.architectures.replay import (
     replayed_outputs,
     run_block,
 )
-from optimum_mixq.artifacts import BitPlan, Bits
-from optimum_mixq.config import ATTENTION_CHILD, CalibrationOptions, MixQConfig
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, CalibrationOptions, MixQConfig
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.stages.calibration.attention import AttentionOperands, calibrate_attention, run_attention
 from optimum_mixq.stages.calibration.block_run import BlockRun, place
 from optimum_mixq.stages.calibration.ends import calibrate_heads, calibrate_stem
 from optimum_mixq.stages.calibration.linear import calibrate_linear, start_linear
+from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.memory import return_freed_memory
 from optimum_mixq.utils.progress import progress_bar
 
@@ -180,7 +175,7 @@ def _calibrate_matmuls(
 ) -> Variants:
     """Put the attention at the plan's bits into the model, and return its matmuls at other bits."""
     operands = AttentionOperands(run, options)
-    qk, av = (_unit_of_kind(run.block, kind) for kind in ("qk", "av"))
+    qk, av = run.block.unit("qk").name, run.block.unit("av").name
     qk_bits, av_bits = plan.bits[qk][1], plan.bits[av][1]
     chosen = calibrate_attention(operands, qk_bits, av_bits)
     place(run.model, {operands.name: chosen})
@@ -199,10 +194,6 @@ def _calibrate_matmuls(
     }
 
 
-def _unit_of_kind(block: Block, kind: str) -> str:
-    return next(unit.name for unit in block.units if unit.kind == kind)
-
-
 def _split_batches(stem: nn.Module, pixel_batches: Sequence[Tensor]) -> list[Tensor]:
     """Return the images in even batches, of which the patch embedding puts out at most LARGEST_BATCH values."""
     assert isinstance(stem, nn.Conv2d)
@@ -215,10 +206,9 @@ def _attach_attention(quantized: PreTrainedModel, architecture: Architecture) ->
     """Let the model run our own attention, which rounds nothing yet."""
     for block in architecture.blocks:
         if block.attention is not None:
-            attention = quantized.get_submodule(block.attention)
-            heads, size = attention_shape(attention)
-            attention.add_module(ATTENTION_CHILD, AttentionQuantizer(heads, size, None, None, quantized.device))
-    use_own_attention(quantized)
+            operands = AttentionQuantizer(block.heads, block.head_size, None, None, quantized.device)
+            quantized.get_submodule(block.attention).add_module(ATTENTION_CHILD, operands)
+    route_attention(quantized, ATTENTION)
 
 
 def _require_float(model: PreTrainedModel) -> None:

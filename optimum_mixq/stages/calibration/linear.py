@@ -58,7 +58,7 @@ def start_linear(
 ) -> LinearStart:
     """Return what the unit is calibrated from; `float_outputs` are those of the float model's layers, by batch."""
     layers = tuple(copy.deepcopy(run.model.get_submodule(name)) for name in unit.modules)
-    if unit.kind == "qkv" and options.balance:
+    if unit.kind == "qkv" and options.balance and run.block.plain_scores:
         float_outputs[:2] = balance(*layers[:2], *float_outputs[:2])
     targets = [torch.cat(batch, -1) for batch in zip(*float_outputs, strict=True)]
     norm = None

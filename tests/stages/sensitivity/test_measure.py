@@ -14,8 +14,10 @@ from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.evaluation import score
 from optimum_mixq.stages.packing import pack
-from optimum_mixq.stages.sensitivity import measure as sensitivity
+from optimum_mixq.stages.sensitivity import swapping
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
+from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
+from optimum_mixq.stages.sensitivity.swapping import _Measurement, replaced_modules
 from optimum_mixq.utils import progress
 
 
@@ -33,21 +35,27 @@ def batches_of(model, images=8, labels=False):
     return [Batch(pixels[i : i + 4], None if given is None else given[i : i + 4], ()) for i in range(0, images, 4)]
 
 
+def table_of(model, baseline, variants, batches, metric="shift", **options):
+    candidates = tuple(sorted({bits for row in variants.values() for bits in row}))
+    inputs = SensitivityInputs(model, batches, (8, 8), candidates, lambda _: (baseline, variants), metric, **options)
+    return measure_sensitivity(inputs)
+
+
 def measured(model, metric="shift", labels=False, **options):
     baseline, variants = prepared(model)
-    return measure_sensitivity(model, baseline, (8, 8), variants, batches_of(model, labels=labels), metric, **options)
+    return table_of(model, baseline, variants, batches_of(model, labels=labels), metric, **options)
 
 
 @torch.no_grad()
 def test_damage_is_what_the_whole_model_shows(model):
     baseline, variants = prepared(model)
-    table = measure_sensitivity(model, baseline, (8, 8), variants, batches_of(model), "kl")
+    table = table_of(model, baseline, variants, batches_of(model), "kl")
     pixels = torch.cat([batch.pixel_values for batch in batches_of(model)])
     reference = model(pixel_values=pixels).logits
     before = score(baseline(pixel_values=pixels).logits, None, reference).kl
     assert table.baseline_damage == pytest.approx(before, rel=1e-4)
     for unit in describe(model).units[::3]:
-        with sensitivity._replaced(baseline, variants[unit.name][(2, 2)]):
+        with replaced_modules(baseline, variants[unit.name][(2, 2)]):
             after = score(baseline(pixel_values=pixels).logits, None, reference).kl
         assert table.table[unit.name][2] == pytest.approx(after - before, rel=1e-3, abs=1e-7)
         assert table.table[unit.name][8] == 0.0
@@ -56,11 +64,11 @@ def test_damage_is_what_the_whole_model_shows(model):
 @torch.no_grad()
 def test_a_temperature_divides_the_logits_and_its_square_multiplies_the_divergence(vit):
     baseline, variants = prepared(vit)
-    table = measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit), temperature=3.0)
+    table = table_of(vit, baseline, variants, batches_of(vit), temperature=3.0)
     pixels = torch.cat([batch.pixel_values for batch in batches_of(vit)])
     reference = baseline(pixel_values=pixels).logits
     unit = describe(vit).units[0].name
-    with sensitivity._replaced(baseline, variants[unit][(2, 2)]):
+    with replaced_modules(baseline, variants[unit][(2, 2)]):
         after = baseline(pixel_values=pixels).logits
     assert table.table[unit][2] == pytest.approx(9 * score(after / 3, None, reference / 3).kl, rel=1e-4)
 
@@ -75,7 +83,7 @@ def test_the_shift_from_the_baseline_is_never_negative_and_fewer_bits_shift_more
 def test_models_are_left_as_they_are(vit):
     baseline, variants = prepared(vit)
     before = dict(baseline.named_modules())
-    measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit))
+    table_of(vit, baseline, variants, batches_of(vit))
     assert dict(baseline.named_modules()) == before
     assert not any("forward" in vars(module) for module in baseline.modules())
 
@@ -88,15 +96,15 @@ def test_packed_and_fake_quantized_models_give_the_same_table(vit):
         unit: {bits: {name: pack_layer(module) for name, module in row.items()} for bits, row in rows.items()}
         for unit, rows in variants.items()
     }
-    slow = measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit))
-    fast = measure_sensitivity(vit, pack(baseline), (8, 8), packed, batches_of(vit))
+    slow = table_of(vit, baseline, variants, batches_of(vit))
+    fast = table_of(vit, pack(baseline), packed, batches_of(vit))
     for unit, row in slow.table.items():
         assert fast.table[unit] == pytest.approx(row, abs=1e-7)
 
 
 def test_weights_and_activations_are_measured_apart(vit):
     baseline, variants = prepared(vit, candidates=((3, 8), (8, 3)))
-    table = measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit))
+    table = table_of(vit, baseline, variants, batches_of(vit))
     row = table.table["blocks.0.fc1"]
     assert table.damage("blocks.0.fc1", (3, 3)) == row[(3, 8)] + row[(8, 3)]
     assert table.table["blocks.0.qk"][(3, 8)] == 0.0 < table.table["blocks.0.qk"][(8, 3)]
@@ -112,7 +120,7 @@ def test_metrics_that_need_labels_say_so(vit, metric):
 def test_a_run_killed_in_the_middle_goes_on_and_gives_the_same_table(vit, tmp_path, monkeypatch):
     whole = measured(vit)
     path = tmp_path / "sensitivity.json"
-    calls, original = [], sensitivity._measure_block
+    calls, original = [], _Measurement._measure_block
 
     def dies(*arguments):
         calls.append(1)
@@ -120,11 +128,11 @@ def test_a_run_killed_in_the_middle_goes_on_and_gives_the_same_table(vit, tmp_pa
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(sensitivity, "_measure_block", dies)
+    monkeypatch.setattr(_Measurement, "_measure_block", dies)
     with pytest.raises(KeyboardInterrupt):
         measured(vit, progress_file=path)
     assert len(json.loads(path.read_text())["done"]) == 2
-    monkeypatch.setattr(sensitivity, "_measure_block", original)
+    monkeypatch.setattr(_Measurement, "_measure_block", original)
     resumed = measured(vit, progress_file=path)
     assert resumed == whole
     done = len(calls)
@@ -132,19 +140,19 @@ def test_a_run_killed_in_the_middle_goes_on_and_gives_the_same_table(vit, tmp_pa
 
 
 def test_the_bar_counts_the_blocks_that_are_run_and_a_resumed_one_starts_where_it_was(vit, tmp_path, monkeypatch):
-    bars, runs, original = [], [], sensitivity.run_block
+    bars, runs, original = [], [], swapping.run_block
 
     def keep(*arguments):
         bars.append(progress.progress_bar(*arguments))
         return bars[-1]
 
-    monkeypatch.setattr(sensitivity, "progress_bar", keep)
-    monkeypatch.setattr(sensitivity, "run_block", lambda *arguments: runs.append(1) or original(*arguments))
+    monkeypatch.setattr(swapping, "progress_bar", keep)
+    monkeypatch.setattr(swapping, "run_block", lambda *arguments: runs.append(1) or original(*arguments))
     path = tmp_path / "sensitivity.json"
     measured(vit, progress_file=path)
     # What is run beside the variants is one pass per batch that hands on the baseline's hidden states.
     assert bars[0].n == bars[0].total == len(runs) - 2 * 3
-    monkeypatch.setattr(sensitivity, "run_block", original)
+    monkeypatch.setattr(swapping, "run_block", original)
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "done": [entry for entry in content["done"] if entry[0] == 0]}))
     measured(vit, progress_file=path)
@@ -154,14 +162,14 @@ def test_the_bar_counts_the_blocks_that_are_run_and_a_resumed_one_starts_where_i
 def test_a_table_of_something_else_is_refused_and_says_what_differs(vit, tmp_path):
     path = tmp_path / "sensitivity.json"
     baseline, variants = prepared(vit)
-    measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit), progress_file=path)
+    table_of(vit, baseline, variants, batches_of(vit), progress_file=path)
     with pytest.raises(ValueError, match=r"measured with other images and batches\. Delete it"):
-        measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit, 4), progress_file=path)
+        table_of(vit, baseline, variants, batches_of(vit, 4), progress_file=path)
     with pytest.raises(ValueError, match=r"measured with other settings\. Delete it"):
-        measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit), "kl", progress_file=path)
+        table_of(vit, baseline, variants, batches_of(vit), "kl", progress_file=path)
     vit.classifier.bias.data += 1
     with pytest.raises(ValueError, match=r"measured with other weights\. Delete it"):
-        measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit), progress_file=path)
+        table_of(vit, baseline, variants, batches_of(vit), progress_file=path)
 
 
 def test_a_table_survives_saving(vit, tmp_path):
@@ -173,9 +181,9 @@ def test_a_table_survives_saving(vit, tmp_path):
 def test_no_images_and_unknown_metrics_raise(vit):
     baseline, variants = prepared(vit)
     with pytest.raises(ValueError, match="There are no images to measure sensitivity on"):
-        measure_sensitivity(vit, baseline, (8, 8), variants, [])
+        table_of(vit, baseline, variants, [])
     with pytest.raises(ValueError, match="Expected metric to be one of shift, kl, cross_entropy, accuracy, found 'x'"):
-        measure_sensitivity(vit, baseline, (8, 8), variants, batches_of(vit), "x")
+        table_of(vit, baseline, variants, batches_of(vit), "x")
 
 
 SCRIPT = """

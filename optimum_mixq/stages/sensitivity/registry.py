@@ -1,0 +1,126 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""What a table of sensitivities is measured from, and the registries of methods and metrics.
+
+A *method* makes the whole table: by swapping variants into the model, or from gradients. A *metric* says how much
+worse some logits are than others; the method that swaps variants asks it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from optimum_mixq.artifacts import Bits, SensitivityTable
+from optimum_mixq.images.batches import Batch
+from optimum_mixq.tasks import Task
+
+
+# Modules that take the place of a unit's own, by unit, bits and module name.
+Variants = Mapping[str, Mapping[Bits, Mapping[str, nn.Module]]]
+# From candidate bits to the model at the baseline's bits, and its units' variants at the candidates'.
+Calibrate = Callable[[Sequence[Bits]], tuple[PreTrainedModel, Variants]]
+
+
+@dataclass(frozen=True)
+class SensitivityInputs:
+    """All that a method may use. `settings` are what `calibrate` works with: they go into the fingerprint."""
+
+    model: PreTrainedModel  # the float model
+    batches: Sequence[Batch]  # the images to measure on
+    baseline: Bits  # of all units but the one that changes
+    candidates: tuple[Bits, ...]
+    calibrate: Calibrate
+    metric: str = "shift"
+    temperature: float = 1.0
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    progress_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The logits (B, outputs) of a model with one changed unit, and what they are compared with."""
+
+    task: Task
+    logits: Tensor
+    reference: Tensor  # (B, outputs)
+    labels: Tensor | None
+    temperature: float
+
+
+class Metric(ABC):
+    """How much worse the logits of a changed model are."""
+
+    name: ClassVar[str]
+    needs_labels: ClassVar[bool] = False
+    from_baseline: ClassVar[bool] = False  # whether the reference is the baseline's logits or the float model's
+
+    @abstractmethod
+    def damage(self, compared: Compared) -> float:
+        """Return the damage summed over the images, in float64."""
+
+
+class Method(ABC):
+    """A way to measure what each unit's bits cost the network."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def measure(self, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> SensitivityTable:
+        """Return the table, with this fingerprint.
+
+        Where `inputs.progress_file` is given, what is done is saved there, and a run that was stopped goes on from it.
+        """
+
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of the metrics that the method can measure."""
+        return tuple(_metrics)
+
+    def settings(self, inputs: SensitivityInputs) -> dict[str, Any]:
+        """Return all that the table depends on beside the weights and the images."""
+        measured = {"metric": inputs.metric, "baseline": inputs.baseline, "temperature": inputs.temperature}
+        return {**inputs.settings, **measured, "method": self.name}
+
+
+_metrics: dict[str, Metric] = {}
+_methods: dict[str, Method] = {}
+
+SomeMetric = TypeVar("SomeMetric", bound=type[Metric])
+SomeMethod = TypeVar("SomeMethod", bound=type[Method])
+
+
+def register_metric(metric: SomeMetric) -> SomeMetric:
+    """Add a metric under its name; of two with the same name, the one registered last is used."""
+    _metrics[metric.name] = metric()
+    return metric
+
+
+def register_method(method: SomeMethod) -> SomeMethod:
+    """Add a method under its name; of two with the same name, the one registered last is used."""
+    _methods[method.name] = method()
+    return method
+
+
+def metric_names(method: str | None = None) -> tuple[str, ...]:
+    """Return the names of all metrics, or of those that a method can measure."""
+    return tuple(_metrics) if method is None else method_of(method).metrics()
+
+
+def method_names() -> tuple[str, ...]:
+    return tuple(_methods)
+
+
+def metric_of(name: str) -> Metric:
+    if name not in _metrics:
+        raise ValueError(f"Expected metric to be one of {', '.join(_metrics)}, found {name!r}.")
+    return _metrics[name]
+
+
+def method_of(name: str) -> Method:
+    if name not in _methods:
+        raise ValueError(f"Expected sensitivity to be one of {', '.join(_methods)}, found {name!r}.")
+    return _methods[name]

@@ -1,0 +1,105 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""What enters and leaves each unit, and the gradients there, block by block from the last to the first.
+
+The hidden states in front of each block are kept from one forward without a graph. Then each block runs once more,
+alone and with a graph, and hands the gradients at its input to the block before it: memory holds one block's graph.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures.describe import Architecture, Block
+from optimum_mixq.architectures.replay import (
+    BlockCall,
+    captured_outputs,
+    finish,
+    record_calls,
+    record_hidden,
+    run_block,
+)
+from optimum_mixq.architectures.watching import watched_units
+from optimum_mixq.quant.grids import require_finite
+from optimum_mixq.tasks import task_of
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A tensor inside the model, and for each probe the gradient there, of the same shape."""
+
+    values: Tensor
+    gradients: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class UnitTrace:
+    """The operands of a unit, and what each of its layers puts out."""
+
+    operands: tuple[Traced, ...]  # (..., C) for layers; query and key, or attention weights and value
+    outputs: tuple[Traced, ...]  # (..., O) of each layer; none for a matmul
+
+
+def trace_units(
+    model: PreTrainedModel, architecture: Architecture, pixels: Tensor, signs: Tensor, temperature: float
+) -> Iterator[dict[str, UnitTrace]]:
+    """Yield each block's traces, by unit name, for images (B, C, H, W) and signs (probes, B, outputs).
+
+    Of each image and probe v (`Task.probe`) it is the gradient of v^T logits that is traced.
+    """
+    watched: dict[str, Sequence[Tensor]] = {}
+    with watched_units(model, watched.__setitem__):
+        with torch.no_grad():
+            calls = record_calls(model, architecture, pixels[:1])
+            hidden = [record_hidden(model, architecture, pixels)]
+            for block in architecture.blocks:
+                hidden.append(run_block(model, block, hidden[-1], calls.blocks[block.name]))
+                watched.clear()
+        last = hidden.pop().requires_grad_()
+        logits = finish(model, architecture, calls, pixels[:1], last).logits
+        require_finite(logits, "the model's logits")
+        probes = [task_of(model).probe(logits.detach(), row, temperature) for row in signs]
+        gradients = _backward([logits], [last], [[probe] for probe in probes])[0]
+        for block in reversed(architecture.blocks):
+            start, call = hidden.pop().requires_grad_(), calls.blocks[block.name]
+            traces, gradients = _trace_block(model, block, call, start, gradients, watched)
+            with torch.no_grad():
+                yield traces
+
+
+def _trace_block(
+    model: PreTrainedModel,
+    block: Block,
+    call: BlockCall,
+    hidden: Tensor,
+    gradients: tuple[Tensor, ...],
+    watched: dict[str, Sequence[Tensor]],
+) -> tuple[dict[str, UnitTrace], tuple[Tensor, ...]]:
+    """Return the block's traces and the gradients at `hidden`, given those at its output."""
+    layers = [name for unit in block.units for name in unit.modules]
+    with captured_outputs(model, layers) as captured:
+        output = run_block(model, block, hidden, call)
+    tensors = [hidden]
+    for unit in block.units:
+        tensors += [*watched[unit.name], *(captured[name][0] for name in unit.modules)]
+    found = iter(_backward([output], tensors, [[gradient] for gradient in gradients]))
+    before, traces = next(found), {}
+    for unit in block.units:
+        operands = tuple(Traced(tensor.detach(), next(found)) for tensor in watched[unit.name])
+        outputs = tuple(Traced(captured[name][0].detach(), next(found)) for name in unit.modules)
+        traces[unit.name] = UnitTrace(operands, outputs)
+    watched.clear()
+    return traces, before
+
+
+def _backward(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], starts: Sequence[Sequence[Tensor]]
+) -> list[tuple[Tensor, ...]]:
+    """Return, for each of the inputs, its gradients, one for each start."""
+    rows = [
+        torch.autograd.grad(outputs, inputs, start, retain_graph=number < len(starts))
+        for number, start in enumerate(starts, 1)
+    ]
+    return list(zip(*rows, strict=True))

@@ -1,0 +1,302 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import PLAIN, make_model, random_pixels
+from transformers import ViTConfig, ViTForImageClassification
+
+from optimum_mixq import MixQConfig, MixQQuantizer
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.watching import observed
+from optimum_mixq.artifacts import BitPlan, SensitivityTable
+from optimum_mixq.images.batches import Batch
+from optimum_mixq.stages.calibration.blocks import calibrate_variants
+from optimum_mixq.stages.packing import pack, pack_layer
+from optimum_mixq.stages.sensitivity import gradients
+from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
+from optimum_mixq.stages.sensitivity.gradients import draw_signs, find_effects
+from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
+from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
+from optimum_mixq.stages.sensitivity.traces import trace_units
+from optimum_mixq.tasks import task_of
+
+
+APART = ((2, 8), (8, 2), (8, 4))
+TIED = ((2, 2), (4, 4))
+
+
+def wave(values):
+    """Return what stands for the rounding error of a tensor: small, of both signs, and a function of its values."""
+    return 1e-3 * torch.sin(37 * values)
+
+
+def change_of(model, unit):
+    generator = torch.Generator().manual_seed(len(unit.name))
+    layers = []
+    for name in unit.modules:
+        layer = model.get_submodule(name)
+        weight = 1e-3 * torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
+        bias = None if layer.bias is None else 1e-3 * torch.ones_like(layer.bias)
+        layers.append((weight.to(layer.weight.device), bias))
+    operands = [wave] if unit.modules else [wave, wave]
+    return Change((lambda: layers) if layers else None, operands)
+
+
+@contextmanager
+def changed_layers(model, unit, change, sign):
+    """Add a change of weights and of the input to a unit's layers, each alone: their product is of second order."""
+    handles = []
+    for name, (weight, bias) in zip(unit.modules, change.layers(), strict=True):
+
+        def add(layer, arguments, output, weight=weight, bias=bias):
+            (x,) = arguments
+            return output + sign * (F.linear(x, weight, bias) + F.linear(wave(x), layer.weight))
+
+        handles.append(model.get_submodule(name).register_forward_hook(add))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def changed_product(model, unit, sign):
+    """Run attention with the operands of one product changed."""
+    entered = []
+
+    def attend(query, key, value, mask, scaling, watch):
+        watch("qk", query, key)
+        if entered[-1] == unit.name:
+            query, key = query + sign * wave(query), key + sign * wave(key)
+        scores = query @ key.mT * scaling
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        watch("av", weights, value)
+        if entered[-1] == unit.name:
+            weights, value = weights + sign * wave(weights), value + sign * wave(value)
+        return weights @ value
+
+    with observed(model, lambda name, _: entered.append(name), attend):
+        yield
+
+
+def all_signs(outputs, images):
+    """Return every row of signs there is: the mean over them is exact."""
+    rows = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=outputs)), dtype=torch.float64)
+    return rows[:, None].expand(-1, images, -1)
+
+
+@torch.no_grad()
+def check_against_divergence(model, signs, temperature):
+    """Compare the damage of every unit with the divergence of the whole model, changed by as little."""
+    model, architecture = model.double(), describe(model)
+    pixels, task = random_pixels(model, signs.shape[1]).double(), task_of(model)
+    reference = model(pixel_values=pixels).logits
+    found = {}
+    for traces in trace_units(model, architecture, pixels, signs.to(pixels.device), temperature):
+        for unit in architecture.units:
+            if unit.name in traces:
+                change = change_of(model, unit)
+                effects = find_effects(traces[unit.name], {(2, 2): change}, len(pixels))
+                found[unit.name] = effects[(2, 2)].square().mean(0) / 2
+    for unit in architecture.units:
+        change = change_of(model, unit)
+        expected = 0
+        for sign in (1, -1):  # what is of third order cancels
+            context = changed_layers(model, unit, change, sign) if unit.modules else changed_product(model, unit, sign)
+            with context, torch.no_grad():
+                logits = model(pixel_values=pixels).logits
+            expected = expected + task.divergence(logits, reference, temperature).cpu() / 2
+        torch.testing.assert_close(found[unit.name], expected, rtol=5e-3, atol=5e-3 * float(expected.max()))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_damage_is_the_divergence_of_a_small_change(model, temperature):
+    check_against_divergence(model, all_signs(5, 3), temperature)
+
+
+def build(problem_type, outputs):
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(**PLAIN | {"num_labels": outputs, "problem_type": problem_type}))
+    model.classifier.weight.data.mul_(10)
+    return model.eval()
+
+
+HEADS = [(None, 1), ("regression", 1), ("regression", 3), ("multi_label_classification", 1),
+         ("multi_label_classification", 4), ("single_label_classification", 3)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("problem_type", "outputs"), HEADS)
+def test_heads_of_one_logit_many_labels_and_numbers_have_their_own_divergence(problem_type, outputs):
+    signs = draw_signs(2, outputs, 4, seed=0).double()
+    assert len(signs) == outputs  # no more outputs than probes: exact without random signs
+    check_against_divergence(build(problem_type, outputs), signs, 2.0)
+
+
+def test_random_signs_are_those_of_an_image_however_many_come_after_it():
+    few, many = draw_signs(2, 10, 4, seed=3), draw_signs(5, 10, 4, seed=3)
+    assert few.shape == (4, 2, 10) and torch.equal(few, many[:, :2])
+    assert set(many.unique().tolist()) == {-1, 1} and not torch.equal(many, draw_signs(5, 10, 4, seed=4))
+    mean = torch.einsum("pij,pik->jk", *2 * [draw_signs(500, 6, 4, seed=0).double()]) / 2000
+    torch.testing.assert_close(mean, torch.eye(6, dtype=torch.float64), atol=0.1, rtol=0)
+
+
+def inputs_of(model, candidates=TIED, batch=4, images=8, **options):
+    config = MixQConfig(arithmetic=options.pop("arithmetic", "column"))
+
+    def calibrate(bits):
+        pixels = [random_pixels(model, 8)]
+        baseline, variants = calibrate_variants(model, BitPlan.uniform(model, 8), pixels, config, bits, pack_layer)
+        return pack(baseline), variants
+
+    batches = [Batch(part, None, ()) for part in random_pixels(model, images, seed=5).split(batch)]
+    return SensitivityInputs(model, batches, (8, 8), candidates, calibrate, temperature=4.0, **options)
+
+
+def table_of(model, candidates=TIED, **options):
+    return measure_sensitivity(inputs_of(model, candidates, **options), "gradient")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+def test_a_change_is_what_the_variant_does_to_its_output(model, arithmetic):
+    baseline, variants = (inputs := inputs_of(model, arithmetic=arithmetic)).calibrate(TIED)
+    changes = VariantChanges(baseline, (8, 8), variants)
+    for unit in [unit for unit in describe(model).units if unit.modules]:
+        for bits in inputs.candidates:
+            modules, change = variants[unit.name][bits], changes.of(unit)[bits]
+            layers = [changes.model.get_submodule(name) for name in unit.modules]
+            norm = next((name for name in modules if name not in unit.modules), None)
+            hidden = torch.randn(64, layers[0].in_features, generator=torch.Generator().manual_seed(0))
+            hidden = hidden.to(layers[0].weight.device)
+            read, entering = hidden, hidden
+            if norm is not None:
+                read, entering = changes.model.get_submodule(norm)(hidden), modules[norm](hidden)
+            rounded = read + change.operands[0](read)
+            for name, layer, (weight, bias) in zip(unit.modules, layers, change.layers(), strict=True):
+                found = F.linear(rounded, layer.weight + weight, bias + (0 if layer.bias is None else layer.bias)
+                                 if bias is not None else layer.bias)  # fmt: skip
+                expected = modules[name](entering)
+                # Folded another way round, a number may fall on the other side of a rounding boundary.
+                close = torch.isclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+                assert close.float().mean() > 0.98, (unit.name, bits)
+
+
+@torch.no_grad()
+def test_the_rounding_of_attention_weights_is_that_of_their_scores(vit):
+    from optimum_mixq.quant.attention import quantized_softmax
+    from optimum_mixq.stages.sensitivity.changes import _round_softmax
+
+    scores = 4 * torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    scores[..., -2:] = -torch.inf  # masked
+    weights = scores.softmax(-1)
+    torch.testing.assert_close(weights + _round_softmax(3, weights), quantized_softmax(scores, 3))
+
+
+def test_a_table_holds_every_unit_at_every_width_and_fewer_bits_cost_more(model):
+    table = table_of(model, APART)
+    assert set(table.table) == {unit.name for unit in describe(model).units}
+    assert table.covers(APART) and table.baseline_damage == 0 and table.images == 8
+    for unit in describe(model).units:
+        row = table.table[unit.name]
+        assert row[(8, 2)] > row[(8, 4)] > 0 and row[8] == 0
+        assert (row[(2, 8)] == 0) == unit.is_matmul
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_groups_and_batches_of_other_sizes_give_the_same_table(name, monkeypatch):
+    whole = table_of(make_model(name))
+    monkeypatch.setattr(gradients, "IMAGES_AT_ONCE", 3)
+    parts = table_of(make_model(name), batch=7)
+    assert parts.fingerprint == whole.fingerprint
+    for unit, row in whole.table.items():
+        # In another last digit a number may fall on the other side of a rounding boundary.
+        assert parts.table[unit] == pytest.approx(row, rel=0.05)
+
+
+def test_the_model_is_left_as_it_is(vit):
+    before = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
+    attention, wanted = vit.config._attn_implementation, [p.requires_grad for p in vit.parameters()]
+    table_of(vit)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vit.state_dict().items())
+    assert vit.config._attn_implementation == attention and wanted == [p.requires_grad for p in vit.parameters()]
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_table(vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(gradients, "IMAGES_AT_ONCE", 2)
+    whole, path = table_of(vit), tmp_path / "sensitivity.json"
+    calls, original = [], gradients._Measurement._measure_group
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(gradients._Measurement, "_measure_group", dies)
+    with pytest.raises(KeyboardInterrupt):
+        table_of(vit, progress_file=path)
+    assert json.loads(path.read_text())["done"] == [[0], [1]]
+    assert table_of(vit, progress_file=path) == whole
+    assert len(calls) == 3 + 2  # four groups, the third of them tried twice
+    assert table_of(vit, progress_file=path) == whole and len(calls) == 5
+    with pytest.raises(ValueError, match=r"holds a sensitivity measured with other settings\. Delete it"):
+        table_of(vit, progress_file=path, seed=1)
+
+
+def test_what_gradients_cannot_tell_is_refused(vit):
+    with pytest.raises(ValueError, match="be one of shift with sensitivity='gradient', found 'kl'"):
+        table_of(vit, metric="kl")
+    with pytest.raises(ValueError, match="Expected metric to be 'shift', found 'accuracy'"):
+        MixQConfig(sensitivity="gradient", metric="accuracy")
+    vit.classifier.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="Expected finite numbers in "):
+        table_of(vit)
+
+
+@pytest.mark.parametrize(("problem_type", "outputs"), [(None, 1), ("multi_label_classification", 4), (None, 5)])
+def test_a_mixed_plan_is_chosen_from_gradients(problem_type, outputs):
+    model = build(problem_type, outputs)
+    config = MixQConfig(
+        bits=4, calibration_samples=8, sensitivity_samples=8, batch_size=4, sensitivity="gradient", compare=False
+    )
+    quantizer = MixQQuantizer.from_pretrained(model)
+    quantizer.quantize(config, random_pixels(model, 12))
+    assert quantizer.plan.provenance["achieved"]["average_bits"] <= 4
+    assert all(row[(3, 8)] > 0 for unit, row in quantizer.sensitivity.table.items() if unit.endswith("fc2"))
+    again = dataclasses.replace(config, bits=4, alpha=0)
+    assert quantizer.measure_sensitivity(random_pixels(model, 12), again) is quantizer.sensitivity
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from conftest import make_model
+from optimum_mixq.stages.sensitivity import gradients
+from stages.sensitivity.test_gradients import table_of
+gradients.IMAGES_AT_ONCE = 2
+table = table_of(make_model("vit"), images=6)
+from accelerate import PartialState
+if PartialState().is_main_process:
+    table.save({output!r})
+"""
+
+
+def test_two_processes_give_the_table_of_one(vit, tmp_path):
+    output, script = tmp_path / "table.json", tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[2]), output=str(output)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    together = SensitivityTable.load(output)
+    for unit, row in table_of(vit, images=6).table.items():
+        assert together.table[unit] == pytest.approx(row, rel=0.05)
