@@ -9,6 +9,7 @@ turns it into integers.
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,17 @@ LARGEST_BATCH = 4 * 196 * 768
 
 # The modules that take the place of a unit's own at other bits, by unit, bits and module name.
 Variants = dict[str, dict[Bits, dict[str, nn.Module]]]
-# Puts what a module will put out, batch by batch, in the place of its forward.
+# Has a module put out from then on what is given, batch by batch.
 Replay = Callable[[str, Sequence[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The bits that units get, those that they are calibrated at as well, and how."""
+
+    plan: BitPlan
+    candidates: Sequence[Bits]
+    options: CalibrationOptions
 
 
 def calibrate(
@@ -88,18 +98,15 @@ def calibrate_variants(
         quantized = copy.deepcopy(model)
         _attach_attention(quantized, architecture)
         with measuring(quantized):
-            return quantized, _calibrate_blocks(
-                model, quantized, plan, pixel_batches, config.calibration, candidates, convert, description
-            )
+            wanted = _Wanted(plan, candidates, config.calibration)
+            return quantized, _calibrate_blocks(model, quantized, pixel_batches, wanted, convert, description)
 
 
 def _calibrate_blocks(
     model: PreTrainedModel,
     quantized: PreTrainedModel,
-    plan: BitPlan,
     pixel_batches: Sequence[Tensor],
-    options: CalibrationOptions,
-    candidates: Sequence[Bits],
+    wanted: _Wanted,
     convert: Callable[[nn.Module], nn.Module],
     description: str,
 ) -> Variants:
@@ -119,21 +126,17 @@ def _calibrate_blocks(
             modules = [name for unit in block.units for name in unit.modules]
             with captured_outputs(model, modules) as float_outputs:
                 float_hidden = [run_block(model, block, states, run.call) for states in float_hidden]
-            found, hidden = _calibrate_block(run, float_outputs, plan, candidates, options)
+            found, hidden = _calibrate_block(run, float_outputs, wanted)
             for unit, row in found.items():
                 variants[unit] = {bits: {name: convert(part) for name, part in row[bits].items()} for bits in row}
             return_freed_memory()
             bar.update()
-    calibrate_heads(quantized, architecture, calls, pixel_batches[0][:1], hidden, options.arithmetic)
+    calibrate_heads(quantized, architecture, calls, pixel_batches[0][:1], hidden, wanted.options.arithmetic)
     return variants
 
 
 def _calibrate_block(
-    run: BlockRun,
-    float_outputs: dict[str, list[Tensor]],
-    plan: BitPlan,
-    candidates: Sequence[Bits],
-    options: CalibrationOptions,
+    run: BlockRun, float_outputs: dict[str, list[Tensor]], wanted: _Wanted
 ) -> tuple[Variants, list[Tensor]]:
     """Calibrate the units of a block in forward order, in place; return their variants and the block's hidden states.
 
@@ -145,24 +148,20 @@ def _calibrate_block(
         for unit in run.block.units:
             if unit.modules:
                 outputs = [float_outputs.pop(name) for name in unit.modules]
-                variants[unit.name] = _calibrate_layers(run, unit, outputs, plan, candidates, options, replay)
+                variants[unit.name] = _calibrate_layers(run, unit, outputs, wanted, replay)
             elif unit.kind == "qk":  # "av" goes with it
-                variants |= _calibrate_matmuls(run, plan, candidates, options, replay)
+                variants |= _calibrate_matmuls(run, wanted, replay)
         return variants, run.outputs()
 
 
 def _calibrate_layers(
-    run: BlockRun,
-    unit: Unit,
-    float_outputs: list[list[Tensor]],
-    plan: BitPlan,
-    candidates: Sequence[Bits],
-    options: CalibrationOptions,
-    replay: Replay,
+    run: BlockRun, unit: Unit, float_outputs: list[list[Tensor]], wanted: _Wanted, replay: Replay
 ) -> dict[Bits, dict[str, nn.Module]]:
     """Put a unit's layers at the plan's bits into the model, and return those at other bits."""
-    start, own = start_linear(run, unit, float_outputs, options), plan.bits[unit.name]
-    variants = {bits: calibrate_linear(run, start, bits, options).modules for bits in candidates if bits != own}
+    own, options = wanted.plan.bits[unit.name], wanted.options
+    start = start_linear(run, unit, float_outputs, options)
+    others = (bits for bits in wanted.candidates if bits != own)
+    variants = {bits: calibrate_linear(run, start, bits, options).modules for bits in others}
     chosen = calibrate_linear(run, start, own, options)
     place(run.model, chosen.modules)
     for name, outputs in chosen.outputs():
@@ -170,25 +169,23 @@ def _calibrate_layers(
     return variants
 
 
-def _calibrate_matmuls(
-    run: BlockRun, plan: BitPlan, candidates: Sequence[Bits], options: CalibrationOptions, replay: Replay
-) -> Variants:
+def _calibrate_matmuls(run: BlockRun, wanted: _Wanted, replay: Replay) -> Variants:
     """Put the attention at the plan's bits into the model, and return its matmuls at other bits."""
-    operands = AttentionOperands(run, options)
+    operands = AttentionOperands(run, wanted.options)
     qk, av = run.block.unit("qk").name, run.block.unit("av").name
-    qk_bits, av_bits = plan.bits[qk][1], plan.bits[av][1]
+    qk_bits, av_bits = wanted.plan.bits[qk][1], wanted.plan.bits[av][1]
     chosen = calibrate_attention(operands, qk_bits, av_bits)
     place(run.model, {operands.name: chosen})
     replay(operands.name, run_attention(operands, chosen))
     return {
         qk: {
             bits: {operands.name: calibrate_attention(operands, bits[1], av_bits)}
-            for bits in candidates
+            for bits in wanted.candidates
             if bits[1] != qk_bits
         },
         av: {
             bits: {operands.name: calibrate_attention(operands, qk_bits, bits[1])}
-            for bits in candidates
+            for bits in wanted.candidates
             if bits[1] != av_bits
         },
     }
