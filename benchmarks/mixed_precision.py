@@ -22,18 +22,19 @@ from common import BENCH_MODELS, Subject, load_subject, logits_of, read_results,
 from transformers import PreTrainedModel
 
 from optimum_mixq import DEMO_MODELS
-from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
-from optimum_mixq.pipeline import compare_plans, propose_plans, quantize_model, sense
+from optimum_mixq.pipeline import Measurements, compare_plans, quantize_model
 from optimum_mixq.stages.allocation.candidates import budget_of, candidate_bits, measured_bits
 from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.stages.allocation.propose import propose_plans
 from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
 from optimum_mixq.stages.packing import pack, pack_layer
-from optimum_mixq.stages.relevance.measure import measure_relevance
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
+from optimum_mixq.utils.bits import Bits
 
 
 FILE = "mixed_precision.jsonl"
@@ -76,9 +77,9 @@ def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: arg
     batches = [Batch(part, None, ()) for part in subject.calibration[-arguments.images :].split(32)]
     widths = sorted({b for target in arguments.targets for b in range(max(2, target - 1), min(8, target + 2) + 1)})
     config = MixQConfig(candidate_bits=tuple(widths), seed=seed)
-    relevance = measure_relevance(subject.model, batches)
-    started = time.perf_counter()
-    sensitivity = sense(subject.model, calibration, batches, config)
+    measured = Measurements(subject.model, calibration, batches, config)
+    relevance, started = measured.relevance, time.perf_counter()
+    sensitivity = measured.sensitivity
     seconds = time.perf_counter() - started
     for target in arguments.targets:
         results: dict[tuple[tuple[int, int], ...], Evaluation] = {}  # the default is one of those it was chosen from
@@ -104,8 +105,8 @@ def measure_cost(subject: Subject, images: int = 32, widths: tuple[int, ...] = (
     Both grow alike with the number of batches.
     """
     pixels, config = subject.calibration[:images], MixQConfig(candidate_bits=widths)
-    around = (config.baseline, config.baseline)
-    candidates = measured_bits(config, around)
+    around = Bits(config.baseline, config.baseline)
+    candidates = measured_bits(config.budget, config.baseline, measure_costs(subject.model, config.arithmetic))
     baseline, packed = calibrate_variants(
         subject.model, BitPlan.uniform(subject.model, around), [pixels], config, candidates, pack_layer
     )
@@ -138,24 +139,24 @@ def plans(
     batches: list[Batch],
 ) -> list[tuple[str, BitPlan]]:
     config = MixQConfig(bits=target)
-    proposed = propose_plans(subject.model, relevance, sensitivity, config)
+    costs = measure_costs(subject.model, config.arithmetic)
+    proposed = propose_plans(relevance, sensitivity, costs, config.budget)
     best = compare_plans(subject.model, proposed, calibration, batches, config)
     found = [("default", best), *proposed.items()]
     if seed == 0:
         generator = random.Random(seed)
-        found += [(f"random {number}", random_plan(subject, config, generator)) for number in range(count)]
+        found += [(f"random {number}", random_plan(costs, config, generator)) for number in range(count)]
     return found
 
 
-def random_plan(subject: Subject, config: MixQConfig, generator: random.Random) -> BitPlan:
+def random_plan(costs: UnitCosts, config: MixQConfig, generator: random.Random) -> BitPlan:
     """Return a plan within the budget in which no unit's weights or activations can be given one bit more."""
-    costs = measure_costs(subject.model, config.arithmetic)
-    budget = budget_of(config, costs)
+    budget = budget_of(config.budget, costs)
     target = config.bits
     assert isinstance(target, int) and budget.average_bits is not None and budget.bops is not None
-    candidates = candidate_bits(config, (target, target), costs)
+    candidates = candidate_bits(config.budget, costs)
 
-    def fits(plan: dict[str, tuple[int, int]]) -> bool:
+    def fits(plan: dict[str, Bits]) -> bool:
         return costs.average_bits(plan) <= budget.average_bits + 1e-9 and costs.bops(plan) <= budget.bops
 
     plan = {unit: min(pairs) for unit, pairs in candidates.items()}
@@ -163,7 +164,7 @@ def random_plan(subject: Subject, config: MixQConfig, generator: random.Random) 
     growing = [(unit, step) for unit in plan for step in (((1, 0), (0, 1)) if costs.weights[unit] else ((1, 1),))]
     while growing:
         unit, step = generator.choice(growing)
-        larger = plan | {unit: (plan[unit][0] + step[0], plan[unit][1] + step[1])}
+        larger = plan | {unit: Bits(plan[unit].weight + step[0], plan[unit].activation + step[1])}
         if larger[unit] in candidates[unit] and fits(larger):
             plan = larger
         else:

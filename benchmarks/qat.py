@@ -29,7 +29,7 @@ from optimum_mixq import (
     demo_model_path,
     open_images,
 )
-from optimum_mixq.artifacts import LayerRelevance, SensitivityTable
+from optimum_mixq.artifacts import Known
 from optimum_mixq.images.batches import Batch, Images, draw_rows
 from optimum_mixq.pipeline import choose_plan
 from optimum_mixq.stages.calibration.blocks import calibrate
@@ -75,11 +75,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure_units(name: str) -> tuple[LayerRelevance, SensitivityTable]:
+def measure_units(name: str) -> Known:
     """Measure once what both mixed plans are chosen from."""
     quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
     widths = MixQConfig(candidate_bits=(2, 3, 4, 5))
-    return (
+    return Known(
         quantizer.measure_relevance(demo_images_path(), widths),
         quantizer.measure_sensitivity(demo_images_path(), widths),
     )
@@ -88,7 +88,7 @@ def measure_units(name: str) -> tuple[LayerRelevance, SensitivityTable]:
 def measure(
     name: str,
     setting: str,
-    measured: tuple[LayerRelevance, SensitivityTable],
+    measured: Known,
     arguments: argparse.Namespace,
 ) -> None:
     quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))

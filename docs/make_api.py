@@ -22,8 +22,8 @@ SECTIONS = {
     "Images": ("open_images", "Images", "Batch", "draw_rows"),
     "Plans and measurements": ("BitPlan", "LayerRelevance", "SensitivityTable", "Evaluation"),
     "The pipeline's functions": (
-        "choose_plan", "sweep_plans", "quantize_model", "train_model", "prepare_for_training", "pack_trained",
-        "measure_relevance", "explain",
+        "choose_plan", "sweep_plans", "quantize_model", "train_model", "prepare_for_training",
+        "parameter_groups", "pack_trained", "measure_relevance", "explain",
     ),
     "Models": ("describe", "Architecture", "demo_model_path", "demo_images_path", "DEMO_MODELS"),
 }  # fmt: skip

@@ -17,9 +17,16 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, get_cosine_schedule_with_warmup
 
-from optimum_mixq import BitPlan, MixQConfig, MixQTrainingConfig, open_images, pack_trained, prepare_for_training
+from optimum_mixq import (
+    BitPlan,
+    MixQConfig,
+    MixQTrainingConfig,
+    open_images,
+    pack_trained,
+    parameter_groups,
+    prepare_for_training,
+)
 from optimum_mixq.stages.training.data import TrainingImages
-from optimum_mixq.stages.training.loop import parameter_groups
 from optimum_mixq.stages.training.metrics import load_accuracy
 from optimum_mixq.tasks import task_of
 

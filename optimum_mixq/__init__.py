@@ -15,6 +15,7 @@ from optimum_mixq.quantizer import MixQQuantizer
 from optimum_mixq.stages.evaluation import Evaluation
 from optimum_mixq.stages.relevance.measure import explain, measure_relevance
 from optimum_mixq.stages.training.config import MixQTrainingConfig
+from optimum_mixq.stages.training.groups import parameter_groups
 
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "measure_relevance",
     "open_images",
     "pack_trained",
+    "parameter_groups",
     "prepare_for_training",
     "quantize_model",
     "train_model",

@@ -12,12 +12,12 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Architecture, describe
+from optimum_mixq.utils.bits import Bits
+from optimum_mixq.utils.files import read_json, write_json
 
 
-SMALLEST_BITS, LARGEST_BITS = 2, 8
 PLAN_FORMAT = 1
-
-Bits = tuple[int, int]
+PLAN_FILE, RELEVANCE_FILE, SENSITIVITY_FILE = "mixq_plan.json", "mixq_relevance.json", "mixq_sensitivity.json"
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class BitPlan:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        normal = {unit: checked_pair(width, unit) for unit, width in self.bits.items()}
+        normal = {unit: Bits.of(width, unit) for unit, width in self.bits.items()}
         object.__setattr__(self, "bits", normal)
 
     @classmethod
     def uniform(cls, model: PreTrainedModel, bits: int | Bits) -> "BitPlan":
         """Return the plan that gives every unit the same bits: one number, or (weight bits, activation bits)."""
-        return cls({unit.name: checked_pair(bits, unit.name) for unit in describe(model).units}, {"kind": "uniform"})
+        return cls({unit.name: Bits.of(bits, unit.name) for unit in describe(model).units}, {"kind": "uniform"})
 
     @classmethod
     def load(cls, path: str | Path) -> "BitPlan":
@@ -58,7 +58,7 @@ class BitPlan:
     def save(self, path: str | Path) -> None:
         content = {
             "format": PLAN_FORMAT,
-            "bits": {unit: width[0] if width[0] == width[1] else list(width) for unit, width in self.bits.items()},
+            "bits": {unit: bits.weight if bits.same else list(bits) for unit, bits in self.bits.items()},
             "provenance": self.provenance,
         }
         write_json(path, content)
@@ -154,10 +154,33 @@ class SensitivityTable:
                 unit: {bits_from_text(bits): value for bits, value in row.items()}
                 for unit, row in content["table"].items()
             }
-            baseline = (content["baseline"][0], content["baseline"][1])
+            baseline = Bits.of(content["baseline"], "the baseline")
             return cls(**content | {"table": rows, "baseline": baseline})
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise _foreign(path, "sensitivity", error) from error
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was measured of a model before, as far as it was."""
+
+    relevance: LayerRelevance | None = None
+    sensitivity: SensitivityTable | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Known":
+        """Return what a folder holds."""
+        relevance, sensitivity = Path(folder) / RELEVANCE_FILE, Path(folder) / SENSITIVITY_FILE
+        return cls(
+            LayerRelevance.load(relevance) if relevance.exists() else None,
+            SensitivityTable.load(sensitivity) if sensitivity.exists() else None,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        if self.relevance is not None:
+            self.relevance.save(Path(folder) / RELEVANCE_FILE)
+        if self.sensitivity is not None:
+            self.sensitivity.save(Path(folder) / SENSITIVITY_FILE)
 
 
 @dataclass(frozen=True)
@@ -187,9 +210,10 @@ class UnitCosts:
 
     def unit_bops(self, unit: str, bits: Bits) -> int:
         """Return the unit's bit operations per image: MACs x bits of one operand x bits of the other."""
+        weight, activation = bits
         if not self.weights[unit]:
-            return self.macs[unit] * bits[1] * bits[1]
-        return self.macs[unit] * (8 if self.arithmetic == "column" else bits[0]) * bits[1]
+            return self.macs[unit] * activation * activation
+        return self.macs[unit] * (8 if self.arithmetic == "column" else weight) * activation
 
     def average_bits(self, plan: dict[str, Bits]) -> float:
         return sum(self.weight_bits(unit, bits) for unit, bits in plan.items()) / self.total_weights
@@ -209,7 +233,7 @@ class UnitCosts:
         }
 
 
-def short_bits(bits: Bits) -> int | Bits:
+def short_bits(bits: tuple[int, int]) -> Any:
     """Return one number where both are the same.
 
     >>> short_bits((4, 4)), short_bits((4, 8))
@@ -218,7 +242,7 @@ def short_bits(bits: Bits) -> int | Bits:
     return bits[0] if bits[0] == bits[1] else bits
 
 
-def as_pair(bits: int | Bits) -> Bits:
+def as_pair(bits: Any) -> Any:
     """Return (weight bits, activation bits).
 
     >>> as_pair(4), as_pair((4, 8))
@@ -227,24 +251,11 @@ def as_pair(bits: int | Bits) -> Bits:
     return (bits, bits) if isinstance(bits, int) else bits
 
 
-def checked_pair(width: int | tuple[int, int] | list[int], unit: str) -> Bits:
-    """Return (weight bits, activation bits) of one number or a pair; anything else raises a ValueError."""
-    pair = (width, width) if isinstance(width, int) else tuple(width) if isinstance(width, (tuple, list)) else ()
-    if len(pair) != 2 or not all(
-        isinstance(bits, int) and not isinstance(bits, bool) and SMALLEST_BITS <= bits <= LARGEST_BITS for bits in pair
-    ):
-        raise ValueError(
-            f"Expected {SMALLEST_BITS} to {LARGEST_BITS} bits for '{unit}', as one number or (weight bits, activation "
-            f"bits), found {width!r}."
-        )
-    return pair[0], pair[1]
-
-
 def bits_to_text(bits: float | Bits) -> str:
     return f"{bits[0]}/{bits[1]}" if isinstance(bits, tuple) else str(bits)
 
 
-def bits_from_text(text: str) -> int | Bits:
+def bits_from_text(text: str) -> Any:
     """Return what `bits_to_text` was given.
 
     >>> bits_from_text("4"), bits_from_text("4/8")
@@ -252,24 +263,6 @@ def bits_from_text(text: str) -> int | Bits:
     """
     numbers = [int(part) for part in text.split("/")]
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-
-
-def write_text(path: str | Path, content: str) -> None:
-    """Write the file beside and rename it: a reader finds the old content or the new one, never half of it."""
-    unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
-    unfinished.write_text(content, encoding="utf-8")
-    unfinished.replace(path)
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}): delete it and measure again.") from error
 
 
 def _foreign(path: str | Path, what: str, error: Exception) -> ValueError:

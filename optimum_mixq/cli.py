@@ -7,15 +7,16 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import logging
 
-from optimum_mixq.config import MixQConfig
+from optimum_mixq.config import GROUPS, MixQConfig, SavedState
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
 from optimum_mixq.images.batches import draw_rows
 from optimum_mixq.images.preparation import load_processor
@@ -24,7 +25,6 @@ from optimum_mixq.images.sources import open_images
 from optimum_mixq.quantizer import SWEEP, MixQQuantizer
 from optimum_mixq.reporting.page import Contender, frontier_points, frontier_table
 from optimum_mixq.reporting.pictures import draw_frontier
-from optimum_mixq.reporting.upload import make_folder, megabytes_of, require_empty, work_folder
 from optimum_mixq.reporting.wording import (
     describe_comparison,
     describe_evaluation,
@@ -35,7 +35,8 @@ from optimum_mixq.reporting.wording import (
 from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.tasks import task_of
-from optimum_mixq.utils.file_size import saved_bytes
+from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
+from optimum_mixq.utils.folders import make_folder, require_empty, work_folder
 
 
 def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
@@ -55,9 +56,9 @@ def _one_line_errors(command: Callable[[Namespace], None]) -> Callable[[Namespac
 def run_quantize(arguments: Namespace) -> None:
     started = time.monotonic()
     require_empty(Path(arguments.output))
-    config = replace(_read_config(arguments), batch_size=arguments.batch_size)
+    config = _read_config(arguments)
     quantizer = _open_quantizer(arguments)
-    quantizer.quantize(config, arguments.dataset, arguments.output, _read_plan(arguments), arguments.split)
+    quantizer.quantize(config, arguments.dataset, arguments.output, arguments.plan, arguments.split)
     _print_made(quantizer, arguments, time.monotonic() - started)
 
 
@@ -65,11 +66,12 @@ def run_quantize(arguments: Namespace) -> None:
 def run_train(arguments: Namespace) -> None:
     started = time.monotonic()
     require_empty(Path(arguments.output))
-    config, training = _read_config(arguments), _read_training(arguments)
+    # The batch size is training's: measurements keep their own.
+    config, training = _read_config(arguments, batch_size=MixQConfig.batch_size), _read_training(arguments)
     quantizer = _open_quantizer(arguments)
     evaluation = arguments.evaluation_dataset or arguments.dataset if arguments.evaluate else None
     quantizer.train(
-        arguments.dataset, training, config, _read_plan(arguments), arguments.output, arguments.split, evaluation,
+        arguments.dataset, training, config, arguments.plan, arguments.output, arguments.split, evaluation,
         arguments.evaluation_split,
     )  # fmt: skip
     _print_made(quantizer, arguments, time.monotonic() - started)
@@ -101,23 +103,12 @@ def run_evaluate(arguments: Namespace) -> None:
 def run_sweep(arguments: Namespace) -> None:
     output = make_folder(Path(arguments.output))
     quantizer = _open_quantizer(arguments)
-    config = MixQConfig(
-        candidate_bits=SWEEP.candidate_bits,
-        tie_bits=arguments.tie_bits,
-        overrides=dict(arguments.overrides),
-        exclude=tuple(arguments.exclude),
-        arithmetic=arguments.arithmetic,
-        calibration_samples=arguments.calibration_samples,
-        sensitivity_samples=arguments.sensitivity_samples,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-    )
+    config = replace(_read_config(arguments, bits=SWEEP.bits), candidate_bits=SWEEP.candidate_bits)
     work = work_folder(output)
     relevance = quantizer.measure_relevance(arguments.dataset, config, arguments.split, work)
     sensitivity = quantizer.measure_sensitivity(arguments.dataset, config, arguments.split, work)
-    quantizer.served.save(output / FILE_NAME)
-    relevance.save(output / "mixq_relevance.json")
-    sensitivity.save(output / "mixq_sensitivity.json")
+    quantizer.selection.served.save(output / FILE_NAME)
+    quantizer.known.save(output)
     plans = quantizer.sweep(relevance, sensitivity, arguments.bits, config)
     for average, plan in zip(arguments.bits, plans, strict=True):
         plan.save(output / f"plan-{average:g}.json")
@@ -201,36 +192,17 @@ def _read_device(arguments: Namespace) -> torch.device:
     return device
 
 
-def _read_plan(arguments: Namespace) -> str | None:
-    return None if arguments.plan == "mixed" else arguments.plan
-
-
-def _read_config(arguments: Namespace) -> MixQConfig:
-    return MixQConfig(
-        bits=arguments.bits,
-        size_mb=arguments.size_mb,
-        bops=arguments.bops,
-        tie_bits=arguments.tie_bits,
-        overrides=dict(arguments.overrides),
-        exclude=tuple(arguments.exclude),
-        arithmetic=arguments.arithmetic,
-        calibration_samples=arguments.calibration_samples,
-        sensitivity_samples=arguments.sensitivity_samples,
-        seed=arguments.seed,
-    )
+def _read_config(arguments: Namespace, **given: Any) -> MixQConfig:
+    """Return the configuration of the words that a command has; `given` comes before them."""
+    options = {option.name for group in GROUPS if group is not SavedState for option in fields(group)}
+    words = {name: value for name, value in vars(arguments).items() if name in options}
+    return MixQConfig(**{**words, "overrides": dict(arguments.overrides), **given})
 
 
 def _read_training(arguments: Namespace) -> MixQTrainingConfig:
-    return MixQTrainingConfig(
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        step_learning_rate=arguments.step_learning_rate,
-        distillation=arguments.distillation,
-        mixed_precision=arguments.mixed_precision,
-        flip=not arguments.no_flip,
-        seed=arguments.seed,
-    )
+    options = {option.name for option in fields(MixQTrainingConfig)}
+    words = {name: value for name, value in vars(arguments).items() if name in options}
+    return MixQTrainingConfig(**words, flip=not arguments.no_flip)
 
 
 def _print_made(quantizer: MixQQuantizer, arguments: Namespace, seconds: float) -> None:

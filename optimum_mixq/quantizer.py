@@ -18,50 +18,31 @@ from transformers.utils import logging
 
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.rebuilding import require_rebuildable, require_same_shape
-from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
+from optimum_mixq.artifacts import PLAN_FILE, BitPlan, Known, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.images.batches import Batch, Images, draw_rows
+from optimum_mixq.images.batches import Batch, Images
 from optimum_mixq.images.preparation import load_processor
-from optimum_mixq.images.selection import (
-    FILE_NAME,
-    ServedImages,
-    UnseenBatches,
-    digests_of,
-    draw_batches,
-    watch,
-)
+from optimum_mixq.images.selection import FILE_NAME, Selection, ServedImages, UnseenBatches, watch
 from optimum_mixq.images.sources import open_images
-from optimum_mixq.pipeline import (
-    choose_plan,
-    plan_within_budget,
-    quantize_model,
-    relate,
-    sense,
-    sweep_plans,
-    train_model,
-)
+from optimum_mixq.pipeline import Measurements, choose_plan, quantize_model, sweep_plans, train_model
 from optimum_mixq.reporting.card import Evaluated, Timing, model_card
 from optimum_mixq.reporting.compare import build_report
 from optimum_mixq.reporting.page import Report
-from optimum_mixq.reporting.upload import (
-    appearing_folder,
-    make_work_folder,
-    megabytes_of,
-    require_empty,
-    upload,
-    work_folder,
-)
+from optimum_mixq.reporting.upload import upload
 from optimum_mixq.stages.allocation.candidates import read_plan
+from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.stages.allocation.propose import WIDTHS_OF_A_SWEEP, best_plan
 from optimum_mixq.stages.evaluation import Evaluation, measure_together, score
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
 from optimum_mixq.tasks import task_of
-from optimum_mixq.utils.file_size import saved_bytes
+from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
+from optimum_mixq.utils.folders import appearing_folder, make_work_folder, require_empty, work_folder
 
 
 logger = logging.get_logger(__name__)
 # One measurement for all averages from 2 to 6 bits.
-SWEEP = MixQConfig(candidate_bits=(2, 3, 4, 5, 6))
+SWEEP = MixQConfig(candidate_bits=WIDTHS_OF_A_SWEEP)
 
 
 class MixQQuantizer(OptimumQuantizer):
@@ -78,12 +59,21 @@ class MixQQuantizer(OptimumQuantizer):
         self.model, self.processor = model, processor
         self.quantized: PreTrainedModel | None = None
         self.plan: BitPlan | None = None
-        self.relevance: LayerRelevance | None = None
-        self.sensitivity: SensitivityTable | None = None
+        self.known = Known()  # what was measured of the float model
         self.evaluated: Evaluated | None = None
         self.timing: Timing | None = None
         self.history: list[EpochResult] = []  # of the last training
-        self.served = ServedImages()  # what made the quantized model, and is left out when it is evaluated
+        self.selection = Selection()  # what made the quantized model, and is left out when it is evaluated
+
+    @property
+    def relevance(self) -> LayerRelevance | None:
+        """The relevance that was measured last, or read."""
+        return self.known.relevance
+
+    @property
+    def sensitivity(self) -> SensitivityTable | None:
+        """The sensitivity that was measured last, or read."""
+        return self.known.sensitivity
 
     @classmethod
     def from_pretrained(
@@ -134,31 +124,24 @@ class MixQQuantizer(OptimumQuantizer):
         processor = load_processor(folder, {"token": token})
         quantizer = cls.from_pretrained(base, processor, token=token)
         require_same_shape(quantizer.model, packed, str(folder))
-        quantizer.quantized, quantizer.plan = packed, BitPlan(config.plan or {})
-        if (Path(folder) / "mixq_plan.json").exists():
-            quantizer.plan = BitPlan.load(Path(folder) / "mixq_plan.json")
-        quantizer._take_measurements(folder)
-        quantizer.served = ServedImages.find(folder, token) or ServedImages(complete=False)
-        if not quantizer.served.complete:
+        plan_file = Path(folder) / PLAN_FILE
+        plan = BitPlan.load(plan_file) if plan_file.exists() else BitPlan(config.plan or {})
+        quantizer.quantized, quantizer.plan, quantizer.known = packed, plan, Known.load(folder)
+        served = ServedImages.find(folder, token) or ServedImages(complete=False)
+        quantizer.selection = Selection(served)
+        if not served.complete:
             logger.warning(f"{folder} does not record which images served calibration: they cannot be left out.")
         return quantizer
 
     def load_measurements(self, folder: str | Path) -> None:
         """Read relevance and sensitivity from a folder, so that they are not measured again."""
-        if not self._take_measurements(folder):
+        known = Known.load(folder)
+        if known == Known():
             raise ValueError(
                 f"Expected a folder with measurements (mixq_relevance.json, mixq_sensitivity.json), found none in "
                 f"{folder}. `optimum-cli mixq sweep` writes them, and quantizing with a mixed plan does."
             )
-
-    def _take_measurements(self, folder: str | Path) -> bool:
-        """Take what a folder holds, and return whether it holds something."""
-        relevance, sensitivity = Path(folder) / "mixq_relevance.json", Path(folder) / "mixq_sensitivity.json"
-        if relevance.exists():
-            self.relevance = LayerRelevance.load(relevance)
-        if sensitivity.exists():
-            self.sensitivity = SensitivityTable.load(sensitivity)
-        return relevance.exists() or sensitivity.exists()
+        self.known = known
 
     def quantize(
         self,
@@ -170,22 +153,20 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> PreTrainedModel:
         """Return the packed model, calibrated on images of `dataset`, and save it with its processor if asked to.
 
-        `plan` is a `BitPlan`, the path of one, or "uniform". Without it relevance and sensitivity are measured and the
-        best plan within the configuration's budget is chosen. What this quantizer measured before is used again where
-        it fits. Measurements are kept next to `save_dir` while they grow, so that a run that was stopped resumes when
-        it is called again.
+        `plan` is a `BitPlan`, the path of one, "uniform" or "mixed", the default: relevance and sensitivity are
+        measured, and the best plan within the configuration's budget is chosen. What this quantizer measured before
+        is used again where it fits. Measurements are kept next to `save_dir` while they grow, so that a run that was
+        stopped resumes when it is called again.
         """
         config = config or MixQConfig()
         target = None if save_dir is None else self._require_target(Path(save_dir))
-        given = None if plan is None else read_plan(plan, self.model, config)
+        given = self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
-        chosen = given or self._choose_plan(images, config, None if target is None else work_folder(target))
-        pixel_batches = self._calibration_batches(images, config)
+        calibration = self.selection.calibration(images, config)
+        chosen = given or self._choose_plan(images, calibration, config, target)
         description = "Calibrating the plan" if given else "Calibrating the chosen plan"
-        quantized = quantize_model(self.model, chosen, pixel_batches, config, _name_of(dataset), description)
-        self.quantized, self.plan, self.evaluated, self.timing = quantized, chosen, None, None
-        self._save(target)
-        return self.quantized
+        quantized = quantize_model(self.model, chosen, calibration, config, _name_of(dataset), description)
+        return self._finish(quantized, chosen, target)
 
     def train(
         self,
@@ -201,36 +182,32 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> PreTrainedModel:
         """Return the packed model after quantization-aware training on images of `dataset`, and save it if asked to.
 
-        `plan` is as in `quantize`; a quantizer that already has one uses it. With the data set `evaluation` the best
-        epoch is kept, judged on those of its images that are not trained on; without it the last one is kept. Training
-        that was stopped resumes when it is called with the same `save_dir`.
+        `plan` is as in `quantize`; without one, a quantizer that has a plan uses it. With the data set `evaluation`
+        the best epoch is kept, judged on those of its images that are not trained on; without it the last one is kept.
+        Training that was stopped resumes when it is called with the same `save_dir`.
         """
         config = config or self._config_of_plan()
         target = None if save_dir is None else self._require_target(Path(save_dir))
-        work = None if target is None else work_folder(target)
         training = training or MixQTrainingConfig()
-        chosen = self.plan if plan is None else read_plan(plan, self.model, config)
+        chosen = self.plan if plan is None else self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         if training.distillation < 1:  # then labels have to be the model's
             images = open_images(images, self.model, self.processor, "evaluation")
         images = watch(images)
-        calibration = self._calibration_batches(images, config)
+        calibration = self.selection.calibration(images, config)
         held: list[Batch] = []
         if evaluation is not None:
-            self.served = self.served.add("training", images.all_digests())
-            unseen = self._evaluation_batches(evaluation, evaluation_split, None, 32)
+            self.selection.training(images)
+            unseen = self._evaluation_images(evaluation, evaluation_split, None, 32)
             held = list(unseen)
-            self._tell(unseen)
-        chosen = chosen or self._choose_plan(images, config, work)
+            self.selection.left_out(unseen)
+        chosen = chosen or self._choose_plan(images, calibration, config, target)
         quantized, history = train_model(
-            self.model, chosen, calibration, images, config, training, held, work,
-            trackers, _name_of(dataset),
+            self.model, chosen, calibration, images, config, training, held,
+            None if target is None else work_folder(target), trackers, _name_of(dataset),
         )  # fmt: skip
-        self.served = self.served.add("training", images.all_digests())
-        self.quantized, self.plan, self.history = quantized, chosen, history
-        self.evaluated = self.timing = None
-        self._save(target)
-        return self.quantized
+        self.selection.training(images)
+        return self._finish(quantized, chosen, target, history)
 
     def measure_relevance(
         self,
@@ -245,9 +222,9 @@ class MixQQuantizer(OptimumQuantizer):
         """
         config = config or MixQConfig()
         images = open_images(dataset, self.model, self.processor, "calibration", split)
-        batches = self._sensitivity_batches(images, config)
-        self.relevance = relate(self.model, batches, config, make_work_folder(work), self.relevance)
-        return self.relevance
+        relevance = self._measurements(images, [], config, work).relevance
+        self.known = dataclasses.replace(self.known, relevance=relevance)
+        return relevance
 
     def measure_sensitivity(
         self,
@@ -262,16 +239,17 @@ class MixQQuantizer(OptimumQuantizer):
         """
         config = config or MixQConfig()
         images = open_images(dataset, self.model, self.processor, "calibration", split)
-        batches = self._sensitivity_batches(images, config)
-        calibration = self._calibration_batches(images, config)
-        self.sensitivity = sense(self.model, calibration, batches, config, make_work_folder(work), self.sensitivity)
-        return self.sensitivity
+        calibration = self.selection.calibration(images, config)
+        sensitivity = self._measurements(images, calibration, config, work).sensitivity
+        self.known = dataclasses.replace(self.known, sensitivity=sensitivity)
+        return sensitivity
 
     def allocate(
         self, relevance: LayerRelevance | None, sensitivity: SensitivityTable, config: MixQConfig | None = None
     ) -> BitPlan:
         """Return the best plan within the configuration's budget, from what was measured; nothing is run."""
-        return plan_within_budget(self.model, relevance, sensitivity, config or MixQConfig())
+        config = config or MixQConfig()
+        return best_plan(relevance, sensitivity, measure_costs(self.model, config.arithmetic), config.budget)
 
     def sweep(
         self,
@@ -291,16 +269,19 @@ class MixQQuantizer(OptimumQuantizer):
         Images that made the packed model are left out, with a warning that says how many.
         """
         models = {"float": self.model, "quantized": self._require_quantized()}
-        batches = self._evaluation_batches(dataset, split, samples, batch_size)
+        batches = self._evaluation_images(dataset, split, samples, batch_size)
         logits, labels = measure_together(models, batches)
-        self._tell(batches)
         task = task_of(self.model)
         scores = {
             "float": score(logits["float"], labels, None, task),
             "quantized": score(logits["quantized"], labels, logits["float"], task),
         }
         self.evaluated = Evaluated(
-            _name_of(dataset) or "own images", split, scores["float"], scores["quantized"], self._left_out(batches)
+            _name_of(dataset) or "own images",
+            split,
+            scores["float"],
+            scores["quantized"],
+            self.selection.left_out(batches),
         )
         return scores
 
@@ -319,14 +300,13 @@ class MixQQuantizer(OptimumQuantizer):
         """
         quantized, plan, config = self._require_quantized(), self._require_plan(), self._config_of_plan()
         images = open_images(dataset, self.model, self.processor, "calibration", calibration_split)
-        calibration = self._calibration_batches(images, config)
-        batches = self._evaluation_batches(dataset, split, samples, config.batch_size)
+        calibration = self.selection.calibration(images, config)
+        batches = self._evaluation_images(dataset, split, samples, config.batch_size)
         report, evaluated, self.timing = build_report(
             self.model, quantized, plan, self.relevance, self.sensitivity, config, calibration, batches,
             _name_of(dataset) or "own images", split,
         )  # fmt: skip
-        self._tell(batches)
-        self.evaluated = dataclasses.replace(evaluated, left_out=self._left_out(batches))
+        self.evaluated = dataclasses.replace(evaluated, left_out=self.selection.left_out(batches))
         report.save(save_dir)
         if (Path(save_dir) / "config.json").exists():
             self._write_card(Path(save_dir), Path(save_dir).name)
@@ -342,14 +322,9 @@ class MixQQuantizer(OptimumQuantizer):
         self._require_quantized().save_pretrained(folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
-        for kind, artefact in (
-            ("plan", self.plan),
-            ("relevance", self.relevance),
-            ("sensitivity", self.sensitivity),
-        ):
-            if artefact is not None:
-                artefact.save(folder / f"mixq_{kind}.json")
-        self.served.save(folder / FILE_NAME)
+        self._require_plan().save(folder / PLAN_FILE)
+        self.known.save(folder)
+        self.selection.served.save(folder / FILE_NAME)
         self._write_card(folder, name or folder.name)
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> str:
@@ -358,11 +333,17 @@ class MixQQuantizer(OptimumQuantizer):
             self.save_pretrained(folder, repo_id)
             return upload(Path(folder), repo_id, token, private)
 
-    def _save(self, target: Path | None) -> None:
+    def _finish(
+        self, quantized: PreTrainedModel, plan: BitPlan, target: Path | None, history: Sequence[EpochResult] = ()
+    ) -> PreTrainedModel:
+        """Take the quantized model with all that belongs to it, and save it."""
+        self.quantized, self.plan, self.history = quantized, plan, list(history)
+        self.evaluated = self.timing = None
         if target is not None and _is_main_process():
             with appearing_folder(target) as folder:
                 self.save_pretrained(folder, target.name)
             shutil.rmtree(work_folder(target), ignore_errors=True)
+        return quantized
 
     def _config_of_plan(self) -> MixQConfig:
         """Return the configuration that the quantized model was made with, else the default."""
@@ -384,48 +365,37 @@ class MixQQuantizer(OptimumQuantizer):
         )
         card.save(folder / "README.md")
 
-    def _choose_plan(self, images: Images, config: MixQConfig, work: Path | None) -> BitPlan:
-        plan, self.relevance, self.sensitivity = choose_plan(
-            self.model,
-            self._calibration_batches(images, config),
-            self._sensitivity_batches(images, config),
-            config,
-            make_work_folder(work),
-            (self.relevance, self.sensitivity),
-        )
+    def _read_plan(self, plan: BitPlan | str | Path | None, config: MixQConfig) -> BitPlan | None:
+        """Return the plan that was given, or None for one that is to be chosen."""
+        if plan is None or plan == "mixed":
+            return None
+        return read_plan(plan, describe(self.model), config.budget, measure_costs(self.model, config.arithmetic))
+
+    def _choose_plan(
+        self, images: Images, calibration: Sequence[Tensor], config: MixQConfig, target: Path | None
+    ) -> BitPlan:
+        work = None if target is None else make_work_folder(work_folder(target))
+        measurement = self.selection.measurement(images, config)
+        plan, relevance, sensitivity = choose_plan(self.model, calibration, measurement, config, work, self.known)
+        self.known = Known(relevance, sensitivity)
         return plan
+
+    def _measurements(
+        self, images: Images, calibration: Sequence[Tensor], config: MixQConfig, work: str | Path | None
+    ) -> Measurements:
+        measurement = self.selection.measurement(images, config)
+        return Measurements(self.model, calibration, measurement, config, make_work_folder(work), self.known)
 
     def _require_target(self, folder: Path) -> Path:
         """Return the folder if the packed model can be written to it, and loaded from there."""
         require_rebuildable(self.model)
         return require_empty(folder)
 
-    def _calibration_batches(self, images: Images, config: MixQConfig) -> list[Tensor]:
-        batches = draw_batches(images, config.calibration_samples, config.seed, config.batch_size)
-        self.served = self.served.add("calibration", digests_of(batches))
-        return [batch.pixel_values for batch in batches]
-
-    def _sensitivity_batches(self, images: Images, config: MixQConfig) -> list[Batch]:
-        """Return as many images as are asked for, or all that there are."""
-        count = min(len(images), config.sensitivity_samples)
-        batches = draw_batches(images, count, config.seed, config.batch_size)
-        self.served = self.served.add("sensitivity", digests_of(batches))
-        return batches
-
-    def _evaluation_batches(
+    def _evaluation_images(
         self, dataset: Any, split: str | None, samples: int | None, batch_size: int
     ) -> UnseenBatches:
         images = open_images(dataset, self.model, self.processor, "evaluation", split)
-        return UnseenBatches(images, draw_rows(images, samples, seed=0), batch_size, self.served)
-
-    def _tell(self, batches: UnseenBatches) -> None:
-        summary = batches.summary()
-        if summary is not None:
-            logger.warning(summary)
-
-    def _left_out(self, batches: UnseenBatches) -> int | None:
-        """Return how many images were left out because they served, or None where it is not known which did."""
-        return batches.left_out if self.served.complete else None
+        return self.selection.evaluation(images, samples, batch_size)
 
     def _require_quantized(self) -> PreTrainedModel:
         if self.quantized is None:

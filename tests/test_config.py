@@ -1,9 +1,11 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import json
+from dataclasses import FrozenInstanceError, asdict, fields
+from typing import get_type_hints
 
 import pytest
 
-from optimum_mixq.config import MixQConfig
+from optimum_mixq.config import GROUPS, MixQConfig
 
 
 def test_a_config_survives_json():
@@ -52,3 +54,31 @@ def test_tied_bits_are_one_number():
     with pytest.raises(ValueError, match=r"Expected one number of bits with tie_bits=True, found \(4, 8\)"):
         MixQConfig(bits=(4, 8), tie_bits=True)
     assert MixQConfig(bits=(4, 4), tie_bits=True).bits == (4, 4)
+
+
+def test_each_option_belongs_to_one_group():
+    of_groups = [option.name for group in GROUPS for option in fields(group)]
+    assert sorted(of_groups) == sorted(option.name for option in fields(MixQConfig))
+
+
+def test_groups_hold_what_the_configuration_says_and_are_frozen():
+    config = MixQConfig(bits=3, ridge=2.0, temperature=1.0, score="signed")
+    assert config.budget.bits == 3 and config.calibration.ridge == 2.0
+    assert config.sensitivity_options.temperature == 1.0 and config.relevance_options.score == "signed"
+    with pytest.raises(FrozenInstanceError):
+        config.calibration.ridge = 3.0
+    assert all(asdict(config.calibration)[name] == getattr(config, name) for name in asdict(config.calibration))
+
+
+def test_a_wrong_change_shows_where_the_group_is_asked_for():
+    config = MixQConfig()
+    config.update(ridge=-1.0)
+    with pytest.raises(ValueError, match=r"Expected ridge to be a positive number, found -1\.0"):
+        _ = config.calibration
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_options_without_choices_have_the_same_type_in_both_places(group):
+    flat, grouped = get_type_hints(MixQConfig), get_type_hints(group)
+    same = {name for name in grouped if grouped[name] is not str}
+    assert {name: flat[name] for name in same} == {name: grouped[name] for name in same}

@@ -19,8 +19,8 @@ ROOMS = (
     "utils", "config", "architectures", "artifacts", "demo", "kernels", "images", "tasks", "quant", "stages",
     "integration", "pipeline", "reporting", "quantizer", "cli",
 )  # fmt: skip
-# When a configuration checks itself it asks the registries for the names that they know.
-ASKED_LATE = {("config", "stages.sensitivity")}
+# What is imported only when it is asked for: the configuration checks names that higher rooms register.
+ASKED_LATE = {("config.options", "stages.relevance.scores"), ("config.options", "stages.sensitivity")}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -62,9 +62,8 @@ def test_every_module_has_a_room():
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_run_one_way(name):
     order = ROOMS.index(room(name))
-    found = [target for target in imported_modules(MODULES[name]) if (name, target) not in ASKED_LATE]
-    wrong = [target for target in found if target and ROOMS.index(room(target)) > order]
-    assert wrong == []
+    wrong = {target for target in imported_modules(MODULES[name]) if target and ROOMS.index(room(target)) > order}
+    assert wrong <= {target for asking, target in ASKED_LATE if asking == name}
 
 
 def test_no_stage_imports_another():
@@ -78,7 +77,7 @@ def test_no_stage_imports_another():
 
 
 def test_arithmetic_knows_no_models_and_kernels_know_only_torch():
-    rules = "stages.relevance.rules"
+    rules = "architectures.rules"
     for name, path in MODULES.items():
         if room(name) in ("quant", "kernels") or name == rules:
             assert not set(outside_imports(path)) & {"transformers", "accelerate", "datasets"}, name
@@ -87,7 +86,7 @@ def test_arithmetic_knows_no_models_and_kernels_know_only_torch():
 
 
 def test_what_any_room_may_use_stays_small():
-    assert len([name for name in MODULES if room(name) == "utils"]) <= 1 + 4
+    assert len([name for name in MODULES if room(name) == "utils"]) <= 1 + 8
 
 
 def test_module_names_of_architectures_stand_in_one_room():

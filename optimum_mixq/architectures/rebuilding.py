@@ -6,7 +6,7 @@ import copy
 import torch
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.describe import configured_image_size, describe
 
 
 def require_rebuildable(model: PreTrainedModel) -> None:
@@ -48,8 +48,7 @@ def _describe_shape(model: PreTrainedModel) -> tuple[str, str, str]:
     architecture = describe(model)
     layers = [model.get_submodule(name) for name in (*architecture.unit_of_module, *architecture.heads)]
     sizes = sorted({(layer.in_features, layer.out_features) for layer in layers})
-    size = model.config.image_size
-    sides = (size, size) if isinstance(size, int) else size
+    sides = configured_image_size(model)
     return model.config.model_type, f"{sides[0]} x {sides[1]}", f"{len(layers)} of {sizes}"
 
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from optimum_mixq.architectures.describe import Architecture, describe
+from optimum_mixq.architectures.attention import routed_attention
+from optimum_mixq.architectures.describe import Architecture, Block, describe
 from optimum_mixq.architectures.measuring import measuring
 
 
-# The name under which the attention function of a watched model is registered.
-WATCHED_ATTENTION = "mixq_relevance"
+# The name under which the attention function of watched models is registered, and the attribute of an attention module
+# in which it finds what to do.
+WATCHED_ATTENTION, WATCHED = "mixq_relevance", "mixq_watched"
 
 # Called with the name of a unit and the tensors that enter it, while the forward runs.
 Watch = Callable[[str, Sequence[Tensor]], None]
@@ -24,7 +27,7 @@ Watch = Callable[[str, Sequence[Tensor]], None]
 @contextmanager
 def watched_units(model: PreTrainedModel, watch: Watch) -> Iterator[None]:
     """Show `watch` what enters each unit, while backward carries plain gradients."""
-    with observed(model, watch, attend_plainly):
+    with observed(model, watch, attend):
         yield
 
 
@@ -38,73 +41,97 @@ def observed(model: PreTrainedModel, watch: Watch | None, attention: Callable[..
     with ExitStack() as stack:
         stack.enter_context(measuring(model))
         stack.enter_context(_frozen(model))
-        stack.enter_context(_replaced_attention(model, architecture, watch, attention))
+        stack.enter_context(_watched_attention(model, architecture, watch, attention))
         if watch is not None:
-            stack.enter_context(_watched(model, architecture, watch))
+            stack.enter_context(_watched_layers(model, architecture, watch))
         stack.enter_context(torch.enable_grad())
         yield
 
 
-def attend_plainly(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
     scaling: float,
     watch: Callable[[str, Tensor, Tensor], None] | None = None,
+    multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
+    apply: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] = lambda values, function: function(values),
 ) -> Tensor:
-    """Return attention's output (B, heads, T, head size), with the gradients of plain operations.
+    """Return attention's output (B, heads, T, head size).
 
-    `mask` is added to the scaled scores. `watch` is given the operands of "qk" and "av".
+    `mask` is added to the scaled scores. `watch` is given the operands of "qk" and "av". `multiply` computes both
+    products, and `apply` the softmax: with other functions than the plain ones backward carries what these want.
     """
     if watch is not None:
         watch("qk", query, key)
-    scores = (query @ key.mT) * scaling
-    weights = (scores if mask is None else scores + mask).softmax(-1)
+
+    def softmax(scores: Tensor) -> Tensor:  # (B, heads, T, T)
+        scores = scores * scaling
+        return (scores if mask is None else scores + mask).softmax(-1)
+
+    weights = apply(multiply(query, key.mT), softmax)
     if watch is not None:
         watch("av", weights, value)
-    return weights @ value
+    return multiply(weights, value)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What the attention of one block is computed by, and who is shown its operands."""
+
+    block: Block
+    attention: Callable[..., Tensor]
+    watch: Watch | None
+
+    def show(self, product: str, left: Tensor, right: Tensor) -> None:
+        if self.watch is not None:
+            self.watch(self.block.unit(product).name, (left, right))
+
+
+def run_watched_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Run what the attention module holds; the signature is that of transformers' attention interface."""
+    watched: _Watched = getattr(module, WATCHED)
+    with torch._C.DisableTorchFunction():
+        scaling = query.size(-1) ** -0.5 if scaling is None else scaling
+        output = watched.attention(query, key, value, attention_mask, scaling, watched.show)
+        return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(WATCHED_ATTENTION, run_watched_attention)
+# Without a mask function of the same name transformers drops masks.
+AttentionMaskInterface.register(WATCHED_ATTENTION, eager_mask)
 
 
 @contextmanager
-def _replaced_attention(
+def _watched_attention(
     model: PreTrainedModel, architecture: Architecture, watch: Watch | None, attention: Callable[..., Tensor]
 ) -> Iterator[None]:
-    before = model.config._attn_implementation
-    names = {model.get_submodule(block.attention): block.name for block in architecture.blocks if block.attention}
-
-    def run(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        scaling: float | None = None,
-        **_: Any,
-    ) -> tuple[Tensor, None]:
-        with torch._C.DisableTorchFunction():
-            scaling = query.size(-1) ** -0.5 if scaling is None else scaling
-            output = attention(query, key, value, attention_mask, scaling, _watch_products(names[module], watch))
-            return output.transpose(1, 2).contiguous(), None
-
-    AttentionInterface.register(WATCHED_ATTENTION, run)
-    # Without a mask function of the same name transformers drops masks.
-    AttentionMaskInterface.register(WATCHED_ATTENTION, eager_mask)
-    model.set_attn_implementation(WATCHED_ATTENTION)
+    blocks = {model.get_submodule(block.attention): block for block in architecture.blocks if block.attention}
+    before = {module: vars(module).get(WATCHED) for module in blocks}
+    for module, block in blocks.items():
+        setattr(module, WATCHED, _Watched(block, attention, watch))
     try:
-        yield
+        with routed_attention(model, WATCHED_ATTENTION):
+            yield
     finally:
-        model.set_attn_implementation(before)
-
-
-def _watch_products(block: str, watch: Watch | None) -> Callable[[str, Tensor, Tensor], None] | None:
-    if watch is None:
-        return None
-    return lambda product, left, right: watch(f"{block}.{product}", (left, right))
+        for module, watched in before.items():
+            if watched is None:
+                delattr(module, WATCHED)
+            else:
+                setattr(module, WATCHED, watched)
 
 
 @contextmanager
-def _watched(model: PreTrainedModel, architecture: Architecture, watch: Watch) -> Iterator[None]:
+def _watched_layers(model: PreTrainedModel, architecture: Architecture, watch: Watch) -> Iterator[None]:
     hooks = []
     for unit in architecture.units:
         if unit.modules:  # its layers read the same tensor: the first one tells

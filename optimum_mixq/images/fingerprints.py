@@ -4,6 +4,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -39,6 +40,11 @@ def fingerprint_inputs(
     model: PreTrainedModel, batches: Sequence[Batch], settings: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return digests of the weights, of the images with their labels, and of the settings."""
+    return {**digest_inputs(model, batches), "settings": _digest(settings)}
+
+
+def digest_inputs(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, str]:
+    """Return digests of the weights, and of the images with their labels."""
     weights, images = hashlib.sha256(), hashlib.sha256()
     for name, tensor in model.state_dict().items():
         weights.update(name.encode())
@@ -48,8 +54,18 @@ def fingerprint_inputs(
         for pixels, label in zip(batch.pixel_values, labels, strict=True):  # however they are batched
             images.update(pixels.contiguous().numpy().tobytes())
             images.update(str(label).encode())
-    return {
-        "weights": weights.hexdigest()[:16],
-        "images": images.hexdigest()[:16],
-        "settings": hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16],
-    }
+    return {"weights": weights.hexdigest()[:16], "images": images.hexdigest()[:16]}
+
+
+def digest_settings(*groups: Any) -> dict[str, str]:
+    """Return the digest of groups of options (frozen dataclasses): of all of them, so that none can be forgotten."""
+    return {"settings": _digest({name: value for group in groups for name, value in asdict(group).items()})}
+
+
+def short_digest(marks: Mapping[str, str]) -> str:
+    """Return one short name for a whole fingerprint."""
+    return hashlib.sha256(repr(sorted(marks.items())).encode()).hexdigest()[:12]
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16]

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers.utils import cached_file
+from torch import Tensor
+from transformers.utils import cached_file, logging
 
-from optimum_mixq.artifacts import write_json
+from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch, Images, draw_rows
+from optimum_mixq.utils.files import write_json
 from optimum_mixq.utils.progress import progress_bar
 
 
+logger = logging.get_logger(__name__)
 FILE_NAME = "mixq_images.json"
 FORMAT = 1
 DIGEST_BYTES = 8
@@ -115,6 +118,41 @@ class UnseenBatches:
         if not self.left_out:
             return None
         return f"{tell_left_out(self.left_out)} ({self.kept} remain)."
+
+
+class Selection:
+    """Draws the images for each purpose, and remembers which served."""
+
+    def __init__(self, served: ServedImages | None = None) -> None:
+        self.served = served or ServedImages()
+
+    def calibration(self, images: Images, config: MixQConfig) -> list[Tensor]:
+        """Return the pixels of the images that set the ranges, in batches."""
+        batches = draw_batches(images, config.calibration_samples, config.seed, config.batch_size)
+        self.served = self.served.add("calibration", digests_of(batches))
+        return [batch.pixel_values for batch in batches]
+
+    def measurement(self, images: Images, config: MixQConfig) -> list[Batch]:
+        """Return the images that bits are chosen on: as many as are asked for, or all that there are."""
+        count = min(len(images), config.sensitivity_samples)
+        batches = draw_batches(images, count, config.seed, config.batch_size)
+        self.served = self.served.add("sensitivity", digests_of(batches))
+        return batches
+
+    def training(self, images: "WatchedImages") -> None:
+        """Remember that all of these images served training."""
+        self.served = self.served.add("training", images.all_digests())
+
+    def evaluation(self, images: Images, samples: int | None, batch_size: int) -> UnseenBatches:
+        """Return the batches of a source, or of `samples` of its images, without those that served."""
+        return UnseenBatches(images, draw_rows(images, samples, seed=0), batch_size, self.served)
+
+    def left_out(self, batches: UnseenBatches) -> int | None:
+        """Return how many images the last pass left out, with a warning; None where it is not known which served."""
+        summary = batches.summary()
+        if summary is not None:
+            logger.warning(summary)
+        return batches.left_out if self.served.complete else None
 
 
 @dataclass(frozen=True)

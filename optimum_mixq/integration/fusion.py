@@ -96,11 +96,10 @@ def _are_equal(grid: UniformGrid, other: UniformGrid) -> bool:
 
 def _layers_before_activations(model: PreTrainedModel) -> Iterator[tuple[PackedLinear, str]]:
     for block in describe(model).blocks:
-        names = [name for unit in block.units if unit.kind == "fc1" for name in unit.modules]
-        for name, activation in zip(names, block.activations, strict=True):
-            layer = model.get_submodule(name)
+        for activation in block.activations:
+            layer = model.get_submodule(activation.layer)
             if isinstance(layer, PackedLinear):
-                yield layer, activation
+                yield layer, activation.module
 
 
 def _is_exact_gelu(activation: nn.Module) -> bool:

@@ -20,8 +20,9 @@ from transformers.quantizers.auto import (
 )
 from transformers.quantizers.base import HfQuantizer
 
-from optimum_mixq.architectures.describe import attention_shape, describe, replace_module
-from optimum_mixq.artifacts import BitPlan, Bits
+from optimum_mixq.architectures.attention import release_attention, route_attention
+from optimum_mixq.architectures.describe import describe, replace_module
+from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.integration.digests import check_files, digest_tensors
 from optimum_mixq.integration.fusion import fuse_layers, separate_layers
@@ -32,6 +33,7 @@ from optimum_mixq.quant.layers import QuantConv2d
 from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.memory import return_freed_memory
 
 
@@ -258,7 +260,7 @@ def _linear_layers(model: PreTrainedModel, plan: BitPlan, config: MixQConfig) ->
         if config.arithmetic == "folded" and norm.shift_foldable
     }
     widths = {name: plan.bits[unit.name] for name, unit in architecture.unit_of_module.items()}
-    widths |= dict.fromkeys(architecture.heads, (STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS))
+    widths |= dict.fromkeys(architecture.heads, Bits(STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS))
     for name, bits in widths.items():
         yield name, bits, model.get_submodule(name).bias is not None or name in given_bias
 
@@ -272,10 +274,9 @@ def _insert_attention(
     for block in describe(model).blocks:
         if block.attention is not None:
             attention = model.get_submodule(block.attention)
-            heads, size = attention_shape(attention)
-            qk_bits, av_bits = plan.bits[f"{block.name}.qk"][1], plan.bits[f"{block.name}.av"][1]
-            attention.add_module(ATTENTION_CHILD, kind(heads, size, qk_bits, av_bits, device))
-    model.set_attn_implementation(ATTENTION)
+            qk_bits, av_bits = plan.bits[block.unit("qk").name][1], plan.bits[block.unit("av").name][1]
+            attention.add_module(ATTENTION_CHILD, kind(block.heads, block.head_size, qk_bits, av_bits, device))
+    route_attention(model, ATTENTION)
     _keep_attention(model)
 
 
@@ -286,7 +287,7 @@ def _keep_attention(model: PreTrainedModel) -> None:
             module._can_set_attn_implementation = refuse_other_attention
 
 
-def _release_attention(model: PreTrainedModel) -> None:
+def _allow_other_attention(model: PreTrainedModel) -> None:
     for module in model.modules():
         module.__dict__.pop("_can_set_attn_implementation", None)
 
@@ -300,8 +301,8 @@ def unpack(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
             replace_module(model, name, layer.to_float())
         elif isinstance(layer, AttentionQuantizer):
             delattr(model.get_submodule(name.rpartition(".")[0]), ATTENTION_CHILD)
-    _release_attention(model)
-    model.set_attn_implementation("sdpa")
+    _allow_other_attention(model)
+    release_attention(model)
     return model.to(dtype)
 
 

@@ -9,15 +9,7 @@ from importlib.metadata import version
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import (
-    LARGEST_BITS,
-    SMALLEST_BITS,
-    BitPlan,
-    LayerRelevance,
-    SensitivityTable,
-    bits_to_text,
-    short_bits,
-)
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, bits_to_text, short_bits
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import quantize_model, sweep_plans
@@ -29,6 +21,7 @@ from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.evaluation import measure_latency, measure_logits, measure_together, score
 from optimum_mixq.stages.relevance.measure import explain
 from optimum_mixq.tasks import task_of
+from optimum_mixq.utils.bits import LARGEST_BITS, SMALLEST_BITS, Bits
 from optimum_mixq.utils.file_size import saved_bytes
 
 
@@ -49,7 +42,7 @@ def build_report(
     split: str | None,
 ) -> tuple[Report, Evaluated, Timing]:
     """Return the report, and of it what the model card tells. `batches` are gone through twice, and none is kept."""
-    uniform_bits = target_bits(config, measure_costs(model, config.arithmetic))
+    uniform_bits = target_bits(config.budget, measure_costs(model, config.arithmetic))
     uniform = BitPlan.uniform(model, uniform_bits)
     name = bits_to_text(short_bits(uniform_bits))
     models = {"float": model}
@@ -125,8 +118,8 @@ def _measured_widths(sensitivity: SensitivityTable) -> tuple[list[int], bool]:
     """Return the widths that every unit was measured at, and whether weights and activations had them together."""
     weight_bits, input_bits = sensitivity.baseline
     widths = [bits for bits in range(SMALLEST_BITS, LARGEST_BITS + 1) if bits not in sensitivity.baseline]
-    together = [bits for bits in widths if sensitivity.covers([(bits, bits)])]
-    apart = [bits for bits in widths if sensitivity.covers([(bits, input_bits), (weight_bits, bits)])]
+    together = [bits for bits in widths if sensitivity.covers([Bits(bits, bits)])]
+    apart = [bits for bits in widths if sensitivity.covers([Bits(bits, input_bits), Bits(weight_bits, bits)])]
     return (together, True) if len(together) > len(apart) else (apart, False)
 
 

@@ -14,20 +14,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import (
-    BitPlan,
-    Bits,
-    LayerRelevance,
-    SensitivityTable,
-    as_pair,
-    bits_to_text,
-    short_bits,
-    write_json,
-    write_text,
-)
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, as_pair, bits_to_text, short_bits
 from optimum_mixq.reporting.page_style import HEAD
 from optimum_mixq.reporting.pictures import WARM, draw_frontier, draw_heat, draw_units
 from optimum_mixq.stages.evaluation import Evaluation
+from optimum_mixq.utils.bits import Bits
+from optimum_mixq.utils.files import write_json, write_text
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +14,11 @@ from transformers.core_model_loading import revert_weight_conversion
 def saved_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of the `model.safetensors` that `save_pretrained` writes."""
     return file_bytes(model, model.state_dict())
+
+
+def megabytes_of(folder: Path) -> float:
+    """Return the size of a saved model's files of tensors, in 10^6 bytes."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
 
 
 def file_bytes(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> int:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from optimum_mixq import MixQConfig, MixQQuantizer, MixQTrainingConfig, open_images
 from optimum_mixq.cli import run_evaluate
 from optimum_mixq.images.batches import Images
-from optimum_mixq.images.fingerprints import fingerprint_inputs
+from optimum_mixq.images.fingerprints import digest_inputs
 from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches, watch
 from optimum_mixq.stages.evaluation import measure_together
 
@@ -170,7 +170,7 @@ def test_the_command_line_leaves_them_out_and_says_so(saved, tmp_path, capsys):
 
 FIND = """
 import sys
-from optimum_mixq.images.fingerprints import fingerprint_inputs
+from optimum_mixq.images.fingerprints import digest_inputs
 from optimum_mixq.images.selection import ServedImages
 print(len(ServedImages.find("me/vit").digests), ServedImages.find("me/old"))
 """
@@ -208,7 +208,7 @@ def test_training_without_evaluation_records_its_images_unmoved_and_decodes_none
     quantizer = MixQQuantizer(vit, None)
     config = dataclasses.replace(SMALL, calibration_samples=4)
     quantizer.train(counted, MixQTrainingConfig(epochs=2, batch_size=4, shift=0.2), config, "uniform")
-    assert quantizer.served.training == set(digests_of(images, range(16)))
+    assert quantizer.selection.served.training == set(digests_of(images, range(16)))
     assert len(reads) == 4 + 2 * 16  # calibration, and two epochs
 
 
@@ -244,5 +244,5 @@ def test_models_together_give_the_logits_that_each_gives_alone_and_keep_their_mo
 
 def test_how_images_are_batched_is_no_part_of_what_was_measured(vit):
     images = open_images(DataLoader(TensorDataset(random_pixels(vit, 6), torch.arange(6) % 5)), vit, None)
-    found = [fingerprint_inputs(vit, list(images.batches(range(6), size)), {}) for size in (2, 6)]
+    found = [digest_inputs(vit, list(images.batches(range(6), size))) for size in (2, 6)]
     assert found[0] == found[1]

@@ -31,7 +31,7 @@ def quantized(model):
 
 
 def activations(model):
-    return [model.get_submodule(name) for block in describe(model).blocks for name in block.activations]
+    return [model.get_submodule(each.module) for block in describe(model).blocks for each in block.activations]
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Each case runs in a process of its own: huggingface_hub reads its endpoint and its cache's place once."""
 
-import errno
 import os
 import subprocess
 import sys
@@ -12,10 +11,8 @@ import torch
 from conftest import make_model, random_pixels
 from hub_stand_in import TOKEN, HubStandIn
 from huggingface_hub import ModelCard
-from safetensors import SafetensorError
 
 from optimum_mixq import MixQConfig, MixQQuantizer
-from optimum_mixq.reporting.upload import appearing_folder
 
 
 SMALL = MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=8, batch_size=4)
@@ -108,26 +105,3 @@ def test_a_connection_cut_in_the_middle_commits_nothing_and_the_next_try_succeed
     assert hub.repositories == {"me/vit-mixq4": {}} and hub.commits["me/vit-mixq4"] == []
     hub.refuse_uploads = False
     assert run(PUSH, hub, tmp_path, TOKEN).startswith("address")
-
-
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")]
-)
-def test_a_full_disk_leaves_nothing_and_says_what_to_do(tmp_path, error):
-    with pytest.raises(OSError, match=r"The disk is full, so that .*out was not written\. Make room and run the same"):
-        with appearing_folder(tmp_path / "out") as folder:
-            (folder / "half").write_text("a model")
-            raise error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_appears_only_when_all_went_well(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        with appearing_folder(tmp_path / "out") as folder:
-            (folder / "half").write_text("a model")
-            raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-    with appearing_folder(tmp_path / "out") as folder:
-        (folder / "whole").write_text("a model")
-        assert not (tmp_path / "out").exists()
-    assert (tmp_path / "out" / "whole").read_text() == "a model"

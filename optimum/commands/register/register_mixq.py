@@ -171,6 +171,17 @@ def _add_measured(parser: ArgumentParser) -> None:
     )
 
 
+def _add_packing(parser: ArgumentParser, bits: int, split: str) -> None:
+    """Add what a packed model is made of: the float model, the images, the bits, and where it goes."""
+    _add_model(parser, "a float model on the Hub or a folder")
+    _add_dataset(parser, split)
+    parser.add_argument("--output", required=True, help="folder for the packed model; new or empty")
+    _add_budget(parser, bits)
+    _add_choice(parser)
+    _add_samples(parser)
+    _add_measured(parser)
+
+
 def _add_batch_size(parser: ArgumentParser, size: int, what: str) -> None:
     parser.add_argument("--batch-size", type=parse_count, default=size, help=f"{what} {DEFAULT}")
 
@@ -201,13 +212,7 @@ class MixQQuantizeCommand(_MixQSubcommand):
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        _add_model(parser, "a float model on the Hub or a folder")
-        _add_dataset(parser, "split of the data set (default: calibration or train)")
-        parser.add_argument("--output", required=True, help="folder for the packed model; new or empty")
-        _add_budget(parser, bits=4)
-        _add_choice(parser)
-        _add_samples(parser)
-        _add_measured(parser)
+        _add_packing(parser, bits=4, split="split of the data set (default: calibration or train)")
         _add_batch_size(parser, 32, "images per forward")
 
 
@@ -216,13 +221,7 @@ class MixQTrainCommand(_MixQSubcommand):
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        _add_model(parser, "a float model on the Hub or a folder")
-        _add_dataset(parser, "split to train on (default: calibration or train)")
-        parser.add_argument("--output", required=True, help="folder for the packed model; new or empty")
-        _add_budget(parser, bits=3)
-        _add_choice(parser)
-        _add_samples(parser)
-        _add_measured(parser)
+        _add_packing(parser, bits=3, split="split to train on (default: calibration or train)")
         parser.add_argument(
             "--epochs", type=parse_count, default=10, help=f"passes over the training images {DEFAULT}"
         )

@@ -5,20 +5,16 @@ import difflib
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from optimum_mixq.artifacts import (
-    BitPlan,
-    Bits,
-    LayerRelevance,
-    SensitivityTable,
-    UnitCosts,
-    bits_to_text,
-    checked_pair,
-    short_bits,
-)
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.stages.allocation.program import Interactions, Limit, solve
+from optimum_mixq.utils.bits import Bits
+
+
+# Bits as people write them: one number, or (weight bits, activation bits).
+Width = int | tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -28,17 +24,13 @@ class Budget:
     average_bits: float | None = None  # of all weights
     bytes: int | None = None  # of the saved file
     bops: int | None = None  # bit operations per image
-    latency: float | None = None  # sum over units of the latency table
-    latency_table: Mapping[str, Mapping[Bits, float]] = field(default_factory=dict)
 
     def allows(self, costs: UnitCosts, plan: dict[str, Bits]) -> bool:
         """Return whether a plan keeps every limit."""
-        latency = sum(self.latency_table.get(unit, {}).get(bits, math.inf) for unit, bits in plan.items())
         return (
             (self.average_bits is None or costs.average_bits(plan) <= self.average_bits + 1e-9)
             and (self.bytes is None or costs.bytes(plan) <= self.bytes)
             and (self.bops is None or costs.bops(plan) <= self.bops)
-            and (self.latency is None or latency <= self.latency)
         )
 
 
@@ -46,9 +38,8 @@ def allocate(
     scores: Mapping[str, Mapping[Bits, float]],
     costs: UnitCosts,
     budget: Budget,
-    overrides: Mapping[str, int | Bits] | None = None,
+    overrides: Mapping[str, Width] | None = None,
     exclude: Sequence[str] = (),
-    tied: Sequence[Sequence[str]] = (),
     interactions: Interactions | None = None,
     solver: str = "highs",
     time_limit: float | None = None,
@@ -57,16 +48,14 @@ def allocate(
 
     `scores` holds {unit: {(weight bits, activation bits): damage}} (`combine_scores`): its bits are the candidates.
     `overrides` fixes the bits of units that match a pattern, `exclude` keeps those that match at their most bits, and
-    the units of each group in `tied` get the same bits. The solver's answer is checked against every limit in exact
-    integers.
+    `interactions` adds terms of pairs of units. The solver's answer is checked against every limit in exact integers.
     """
     import pulp
 
     options = _restrict(scores, overrides or {}, exclude)
     _require_finite(options)
     limits = _possible_limits(options, costs, budget)
-    groups = [[unit for pattern in group for unit in matching_units(pattern, options, "tied")] for group in tied]
-    plan, proven, bound = solve(options, limits, groups, interactions or {}, solver, time_limit)
+    plan, proven, bound = solve(options, limits, interactions or {}, solver, time_limit)
     objective = _objective(options, interactions or {}, plan)
     provenance = {
         "kind": "allocated",
@@ -75,7 +64,7 @@ def allocate(
         "gap": 0.0 if proven else None if bound is None else objective - bound,
         "proven_optimal": proven,
         "solver": f"{solver}, PuLP {pulp.__version__}",
-        "budget": _stated(budget),
+        "budget": {name: value for name, value in asdict(budget).items() if value is not None},
         "achieved": costs.achieved(plan),
     }
     return BitPlan(plan, provenance)
@@ -85,7 +74,7 @@ def require_feasible(
     costs: UnitCosts,
     candidates: Mapping[str, Iterable[Bits]],
     budget: Budget,
-    overrides: Mapping[str, int | Bits] | None = None,
+    overrides: Mapping[str, Width] | None = None,
     exclude: Sequence[str] = (),
 ) -> None:
     """Raise a ValueError if no plan of these candidates ({unit: bits}) can keep every limit of the budget.
@@ -106,18 +95,6 @@ def matching_units(pattern: str, units: Mapping[str, Any], option: str) -> list[
     return found
 
 
-def sweep(
-    scores: Mapping[str, Mapping[Bits, float]],
-    costs: UnitCosts,
-    budgets: Iterable[Budget],
-    overrides: Mapping[str, int | Bits] | None = None,
-    exclude: Sequence[str] = (),
-    solver: str = "highs",
-) -> list[BitPlan]:
-    """Return one plan per budget; nothing is measured again. A wider budget never has more damage."""
-    return [allocate(scores, costs, budget, overrides, exclude, solver=solver) for budget in budgets]
-
-
 def combine_scores(
     relevance: LayerRelevance | None,
     sensitivity: SensitivityTable,
@@ -133,7 +110,7 @@ def combine_scores(
 
 
 def _restrict(
-    scores: Mapping[str, Mapping[Bits, float]], overrides: Mapping[str, int | Bits], exclude: Sequence[str]
+    scores: Mapping[str, Mapping[Bits, float]], overrides: Mapping[str, Width], exclude: Sequence[str]
 ) -> dict[str, dict[Bits, float]]:
     """Return the scores of what is left to choose from."""
     options = {unit: dict(row) for unit, row in scores.items()}
@@ -143,7 +120,7 @@ def _restrict(
             options[unit] = {most: options[unit][most]}
     for pattern, wanted in overrides.items():
         for unit in matching_units(pattern, options, "overrides"):
-            bits = checked_pair(wanted, unit)
+            bits = Bits.of(wanted, unit)
             # Fixed bits need no score: there is nothing to choose.
             options[unit] = {bits: scores[unit].get(bits, 0.0)}
     return options
@@ -173,9 +150,7 @@ def _describe_least(limit: Limit, least: int, costs: UnitCosts, budget: Budget) 
     if limit.name == "bytes":
         megabytes = math.ceil((least + costs.fixed_bytes) / 1e3) / 1e3
         return f"size is {megabytes:.3f} MB, and the budget is {(budget.bytes or 0) / 1e6:g} MB"
-    if limit.name == "bit operations":
-        return f"number of bit operations is {least + costs.fixed_bops:,}, and the budget is {budget.bops:,}"
-    return f"latency is {math.ceil(least / 1e3) / 1e3:.3f} ms, and the budget is {1e3 * (budget.latency or 0):g} ms"
+    return f"number of bit operations is {least + costs.fixed_bops:,}, and the budget is {budget.bops:,}"
 
 
 def _limits(options: Mapping[str, Mapping[Bits, float]], costs: UnitCosts, budget: Budget) -> list[Limit]:
@@ -190,33 +165,9 @@ def _limits(options: Mapping[str, Mapping[Bits, float]], costs: UnitCosts, budge
         limits.append(Limit("bytes", table(costs.unit_bytes), budget.bytes - costs.fixed_bytes))
     if budget.bops is not None:
         limits.append(Limit("bit operations", table(costs.unit_bops), budget.bops - costs.fixed_bops))
-    if budget.latency is not None:
-        nanoseconds = table(lambda unit, bits: round(_seconds(budget, unit, bits) * 1e9))
-        limits.append(Limit("latency in ns", nanoseconds, math.floor(budget.latency * 1e9)))
     if not limits:
-        raise ValueError("Expected a budget: average bits, bytes, bit operations or latency, found none.")
+        raise ValueError("Expected a budget: average bits, bytes or bit operations, found none.")
     return limits
-
-
-def _seconds(budget: Budget, unit: str, bits: Bits) -> float:
-    seconds = budget.latency_table.get(unit, {}).get(bits)
-    if seconds is None:
-        raise ValueError(
-            f"The latency table says nothing about '{unit}' at {bits_to_text(short_bits(bits))} bits: measure it, or "
-            "leave these bits out of the candidates."
-        )
-    return seconds
-
-
-def _stated(budget: Budget) -> dict[str, float]:
-    """Return the limits under the names that `achieved` has."""
-    stated = {
-        "average_bits": budget.average_bits,
-        "bytes": budget.bytes,
-        "bops": budget.bops,
-        "latency": budget.latency,
-    }
-    return {name: value for name, value in stated.items() if value is not None}
 
 
 def _require_finite(options: Mapping[str, Mapping[Bits, float]]) -> None:
@@ -224,7 +175,7 @@ def _require_finite(options: Mapping[str, Mapping[Bits, float]]) -> None:
         for bits, score in row.items():
             if not math.isfinite(score):
                 raise ValueError(
-                    f"The score of '{unit}' at {short_bits(bits)} bits is {score}: measure relevance and sensitivity "
+                    f"The score of '{unit}' at {Bits(*bits)} bits is {score}: measure relevance and sensitivity "
                     "again, and check the model's logits on these images."
                 )
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.describe import Architecture, attention_shape, describe, require_image_size
+from optimum_mixq.architectures.describe import Architecture, configured_image_size, describe, require_image_size
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.artifacts import UnitCosts
 from optimum_mixq.config import ATTENTION_CHILD, STEM_AND_HEAD_BITS
@@ -63,8 +63,7 @@ def _count_outputs(model: PreTrainedModel, name: str, rows: dict[str, int]) -> t
 
 
 def _blank_image(model: PreTrainedModel) -> Tensor:
-    size = model.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = configured_image_size(model)
     require_image_size(model, (height, width))
     return torch.zeros(1, model.config.num_channels, height, width, dtype=model.dtype, device=model.device)
 
@@ -102,8 +101,8 @@ def _packed_tensors(model: PreTrainedModel, architecture: Architecture, arithmet
             packed[name] = PackedLinear(layer.in_features, layer.out_features, 8, 8, arithmetic, has_bias, META)
     for block in architecture.blocks:
         if block.attention is not None:
-            heads, size = attention_shape(model.get_submodule(block.attention))
-            packed[f"{block.attention}.{ATTENTION_CHILD}"] = AttentionQuantizer(heads, size, 8, 8, META)
+            operands = AttentionQuantizer(block.heads, block.head_size, 8, 8, META)
+            packed[f"{block.attention}.{ATTENTION_CHILD}"] = operands
     for name, module in packed.items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
     return tensors

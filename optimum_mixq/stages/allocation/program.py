@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optimum_mixq.artifacts import Bits
+from optimum_mixq.utils.bits import Bits
 
 
 if TYPE_CHECKING:
@@ -36,27 +36,24 @@ class Limit:
 def solve(
     options: Mapping[str, Mapping[Bits, float]],
     limits: Sequence[Limit],
-    tied: Sequence[Sequence[str]],
     interactions: Interactions,
     solver: str,
     time_limit: float | None,
 ) -> tuple[dict[str, Bits], bool, float | None]:
     """Return the plan of least total score, whether that is proven, and a bound where the solver tells one.
 
-    `options` holds {unit: {bits: score}}; the units of each group in `tied` get the same bits. Every limit is kept in
-    exact integers.
+    `options` holds {unit: {bits: score}}. Every limit is kept in exact integers.
     """
     import pulp
 
-    problem, chosen, unit_of_score = _build(options, limits, tied, interactions)
+    problem, chosen, unit_of_score = _build(options, limits, interactions)
     for _ in range(LARGEST_NUMBER_OF_CUTS):
         problem.solve(_solver(solver, time_limit))
         if problem.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
             if time_limit is not None and problem.sol_status != pulp.LpSolutionInfeasible:
                 raise ValueError(f"Found no plan within {time_limit} seconds: allow more time, or fewer interactions.")
             raise ValueError(
-                "No plan fits all budgets together, though each alone could be kept: allow more of one of them, or "
-                "untie units."
+                "No plan fits all budgets together, though each alone could be kept: allow more of one of them."
             )
         plan = {unit: max(row, key=lambda bits: row[bits].varValue or 0.0) for unit, row in chosen.items()}
         broken = [limit for limit in limits if limit.spent(plan) > limit.allowed]
@@ -80,7 +77,6 @@ def solve(
 def _build(
     options: Mapping[str, Mapping[Bits, float]],
     limits: Sequence[Limit],
-    tied: Sequence[Sequence[str]],
     interactions: Interactions,
 ) -> tuple["pulp.LpProblem", dict[str, dict[Bits, Any]], float]:
     """Return the program, its variables by unit and bits, and the score that stands for 1 in its objective."""
@@ -105,11 +101,6 @@ def _build(
         problem += pulp.lpSum(row.values()) == 1
     for limit in limits:
         _add_limit(problem, chosen, limit)
-    for group in tied:
-        first, *others = group
-        for other in others:
-            for bits in chosen[first].keys() | chosen[other].keys():
-                problem += chosen[first].get(bits, 0) - chosen[other].get(bits, 0) == 0
     return problem, chosen, unit_of_score
 
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from optimum_mixq.architectures.attention import route_attention
 from optimum_mixq.architectures.describe import (
     Architecture,
     Block,
     NormReaders,
     Unit,
-    attention_shape,
     describe,
     replace_module,
     require_image_size,
@@ -38,7 +38,7 @@ from optimum_mixq.architectures.replay import (
     replayed_outputs,
     run_block,
 )
-from optimum_mixq.artifacts import BitPlan, Bits
+from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, STEM_AND_HEAD_BITS, MixQConfig
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, require_finite, round_to_codes
@@ -53,6 +53,7 @@ from optimum_mixq.stages.calibration.observers import (
     searched_weight_grid,
 )
 from optimum_mixq.stages.calibration.reparameterization import balance, clip_grid, fold, search_clip
+from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.memory import return_freed_memory
 from optimum_mixq.utils.progress import progress_bar
 
@@ -103,7 +104,7 @@ def calibrate_variants(
     pixel_batches = _split_batches(model.get_submodule(architecture.stem), pixel_batches)
     with measuring(model):
         quantized = copy.deepcopy(model)
-        quantized.set_attn_implementation(ATTENTION)
+        route_attention(quantized, ATTENTION)
         _attach_attention(quantized, architecture)
         with measuring(quantized):
             return quantized, _calibrate_blocks(
@@ -214,7 +215,7 @@ class _BlockCalibration:
     def _targets(self, unit: Unit, float_outputs: dict[str, list[Tensor]]) -> list[Tensor]:
         """Take what the float model's layers put out, side by side, and balance query and key."""
         outputs = [float_outputs.pop(name) for name in unit.modules]
-        if unit.kind == "qkv" and self.config.balance:
+        if unit.kind == "qkv" and self.config.balance and self.block.plain_scores:
             query, key = (self.quantized.get_submodule(name) for name in unit.modules[:2])
             outputs[:2] = balance(query, key, *outputs[:2])
         return outputs[0] if len(outputs) == 1 else [torch.cat(batch, -1) for batch in zip(*outputs, strict=True)]
@@ -245,7 +246,7 @@ class _BlockCalibration:
         operands = inputs_of(self.quantized, self.block, child, hidden, self.call)
         quantizer: AttentionQuantizer = self.quantized.get_submodule(child)
         for kind, names in (("qk", ("query", "key")), ("av", ("value",))):
-            matmul = f"{self.block.name}.{kind}"
+            matmul = self.block.unit(kind).name
             own = self.plan.bits[matmul]
             observed = {name: self._observe_operand(name, operands) for name in names}
             self._set_operands(quantizer, kind, observed, own[1])
@@ -255,7 +256,7 @@ class _BlockCalibration:
                 self.variants[matmul][bits] = {child: other}
         # The variants were copied before the other matmul had its grid.
         for kind, names in (("qk", ("value",)), ("av", ("query", "key"))):
-            for modules in self.variants[f"{self.block.name}.{kind}"].values():
+            for modules in self.variants[self.block.unit(kind).name].values():
                 variant = modules[child]
                 assert isinstance(variant, AttentionQuantizer)
                 variant.take_grids(quantizer, names)
@@ -339,8 +340,8 @@ def _attach_attention(quantized: PreTrainedModel, architecture: Architecture) ->
     for block in architecture.blocks:
         if block.attention is not None:
             attention = quantized.get_submodule(block.attention)
-            heads, size = attention_shape(attention)
-            attention.add_module(ATTENTION_CHILD, AttentionQuantizer(heads, size, None, None, quantized.device))
+            operands = AttentionQuantizer(block.heads, block.head_size, None, None, quantized.device)
+            attention.add_module(ATTENTION_CHILD, operands)
 
 
 def _require_float(model: PreTrainedModel) -> None:

@@ -4,7 +4,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,11 @@ from optimum_mixq.artifacts import LayerRelevance
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.stages.relevance.propagation import relevance_rules
+from optimum_mixq.stages.relevance.scores import Score, require_score
 from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.progress import progress_bar
 
 
-Score = Literal["absolute", "signed", "mean", "gradient"]
-SCORES: tuple[Score, ...] = ("absolute", "signed", "mean", "gradient")
 # What is propagated at once. Images do not mix, so that this changes memory and time alone: with more, a ViT-B's
 # tensors outgrow what the allocator keeps (32 MB in glibc), and each has to be mapped anew.
 IMAGES_AT_ONCE = 8
@@ -30,24 +29,23 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
 def measure_relevance(
-    model: PreTrainedModel, batches: Iterable[Batch], score: Score = "absolute", images: int | None = None
+    model: PreTrainedModel, batches: Iterable[Batch], score: str = "absolute", images: int | None = None
 ) -> LayerRelevance:
     """Return each unit's share of the relevance, averaged over the images of `batches`; the model is left as it is.
 
     Relevance starts at the label where there is one, else at the prediction (`Task.explained`). A unit's score is, per
     image, the sum over its input of |R| ("absolute"), of R ("signed", then its absolute value), the mean of |R|
-    ("mean") or the sum of the positive part of gradient * R ("gradient"; Chefer et al. 2021, section 3.2), divided by
-    the sum over all units. `images` lets the progress bar show the time left.
+    ("mean"), the sum of the positive part of gradient * R ("gradient"; Chefer et al. 2021, section 3.2), or what a
+    registered score returns, divided by the sum over all units. `images` lets the progress bar show the time left.
     """
-    if score not in SCORES:
-        raise ValueError(f"Expected score to be one of {', '.join(SCORES)}, found {score!r}.")
+    way = require_score(score)
     architecture = _require_supported(model)
     units = [unit.name for unit in architecture.units]
     totals, count = torch.zeros(len(units), dtype=torch.float64), 0
     drift: dict[str, float] = {block.name: 0.0 for block in architecture.blocks}
     bar = progress_bar(images, "Relevance", "image")
     for batch in (part for whole in batches for part in _split(whole)):
-        scores, errors = _measure_batch(model, architecture, batch, score)
+        scores, errors = _measure_batch(model, architecture, batch, way)
         table = torch.stack([scores[name] for name in units])  # (units, B)
         table = table / table.sum(0).clamp(min=torch.finfo(table.dtype).tiny)
         totals, count = totals + table.sum(1), count + table.shape[1]
@@ -86,7 +84,7 @@ def _measure_batch(
     """Return the units' scores (B,) and the blocks' conservation errors of one batch."""
     pixels = batch.pixel_values.to(model.device, model.dtype)
     gradients: dict[str, list[Tensor]] = {}
-    if score == "gradient":
+    if score.needs_gradient:
         gradients = _plain_gradients(model, architecture, pixels, batch.labels)
     scores: dict[str, Tensor] = {}
 
@@ -95,7 +93,7 @@ def _measure_batch(
 
             def take(relevance: Tensor, position: int = position) -> None:
                 factor = gradients[unit][position] if gradients else None
-                value = _reduce(relevance, factor, score, len(pixels))
+                value = _score(score, relevance, factor, len(pixels))
                 scores[unit] = scores[unit] + value if unit in scores else value
 
             tensor.register_hook(take)
@@ -105,8 +103,7 @@ def _measure_batch(
         logits = model(pixel_values=pixels).logits
     start = _start(model, logits, batch.labels)
     torch.autograd.grad(logits, start_tensor, start)
-    if score == "signed":
-        scores = {unit: value.abs() for unit, value in scores.items()}
+    scores = {unit: value.abs() for unit, value in scores.items()}
     return scores, {name: float((total - 1).abs().max()) for name, total in sums.items()}
 
 
@@ -126,15 +123,10 @@ def _plain_gradients(
     return {unit: [next(found) for _ in tensors] for unit, tensors in watched.items()}
 
 
-def _reduce(relevance: Tensor, gradient: Tensor | None, score: Score, images: int) -> Tensor:
+def _score(score: Score, relevance: Tensor, gradient: Tensor | None, images: int) -> Tensor:
     """Return one number per image (B,), on the CPU in float64; windows of one image lie side by side."""
-    if gradient is not None:
-        relevance = (gradient * relevance).clamp(min=0)
-    per_image = relevance.reshape(images, -1)
-    if score == "signed":
-        return per_image.sum(1).double().cpu()
-    total = torch.linalg.vector_norm(per_image, 1, dim=1).double().cpu()  # sum of |R|, in one pass
-    return total / per_image.shape[1] if score == "mean" else total
+    beside = None if gradient is None else gradient.reshape(images, -1)
+    return score.function(relevance.reshape(images, -1), beside).double().cpu()
 
 
 @contextmanager

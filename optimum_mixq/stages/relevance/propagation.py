@@ -6,7 +6,8 @@ No modelling code is copied: attention goes through a registered attention funct
 the calls that the model makes while the mode is on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,17 +17,24 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from optimum_mixq.architectures.base import Rule
 from optimum_mixq.architectures.describe import describe
-from optimum_mixq.architectures.watching import Watch, observed
-from optimum_mixq.stages.relevance.rules import (
+from optimum_mixq.architectures.registry import family_of
+from optimum_mixq.architectures.rules import (
     Identity,
+    MatrixProduct,
     Mean,
     Padding,
     PixelConvolution,
     PositiveLinear,
     ResidualSum,
-    attend,
+    passing,
 )
+from optimum_mixq.architectures.watching import Watch, attend, observed
+
+
+# Attention with the rules for both products and none for softmax; a mask gets no relevance.
+attend_with_rules = functools.partial(attend, multiply=MatrixProduct.apply, apply=Identity.apply)
 
 
 @contextmanager
@@ -35,20 +43,24 @@ def relevance_rules(model: PreTrainedModel, watch: Watch | None = None) -> Itera
 
     `watch` is given what enters each unit: the tensor that its linear layers read, or the two operands of a matmul.
     """
-    with observed(model, watch, attend), ExitStack() as stack:
+    with observed(model, watch, attend_with_rules), ExitStack() as stack:
         for block in describe(model).blocks:
-            for name in block.activations:
+            for name in (*(activation.module for activation in block.activations), *block.passing):
                 stack.enter_context(_identity_forward(model.get_submodule(name)))
-        stack.enter_context(_Rules())
+        stack.enter_context(_Rules({**_RULES, **family_of(model).rules}))
         yield
 
 
 class _Rules(TorchFunctionMode):
     """Replaces what a forward calls on tensors that carry relevance; everything else runs as it is."""
 
+    def __init__(self, rules: Mapping[Any, Rule]) -> None:
+        super().__init__()
+        self._rules = rules
+
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        rule = _RULES.get(func)
+        rule = self._rules.get(func)
         if rule is not None:
             with torch._C.DisableTorchFunction():
                 replaced = rule(*args, **kwargs)
@@ -76,7 +88,7 @@ def _add(left: Any, right: Any, **kwargs: Any) -> Tensor | None:
 
 
 def _divide(left: Any, right: Any, **kwargs: Any) -> Tensor | None:
-    """The mean of DeiT's two heads divides their sum by 2."""
+    """A mean of two heads divides their sum by 2."""
     if not isinstance(left, Tensor) or isinstance(right, Tensor) or kwargs or not left.requires_grad:
         return None
     return Identity.apply(left, lambda values: values / right)
@@ -97,21 +109,10 @@ def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None = None, stri
     return PixelConvolution.apply(input, weight, bias, stride) if input.requires_grad else None
 
 
-def _keep(function: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
-    """Return the rule of an activation function, which hands on what it gets: heads may have one of any kind."""
-
-    def rule(input: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
-        if not input.requires_grad or kwargs.get("inplace"):
-            return None
-        return Identity.apply(input, lambda values: function(values, *args, **kwargs))
-
-    return rule
-
-
 _ACTIVATIONS = (F.relu, F.gelu, F.silu, F.leaky_relu, F.elu, torch.relu, torch.tanh, torch.sigmoid, Tensor.tanh)
 
-_RULES: dict[Any, Callable[..., Tensor | None]] = {
-    **{function: _keep(function) for function in _ACTIVATIONS},
+_RULES: dict[Any, Rule] = {
+    **{function: passing(function) for function in _ACTIVATIONS},
     F.linear: _linear,
     F.layer_norm: _layer_norm,
     torch.add: _add,

@@ -6,25 +6,23 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
-from optimum_mixq.architectures.describe import describe
-from optimum_mixq.artifacts import write_json
 from optimum_mixq.images.batches import Batch, Images
-from optimum_mixq.quant.learned import LearnedLinear
 from optimum_mixq.stages.training.config import MixQTrainingConfig
-from optimum_mixq.stages.training.data import build_loader, mix_seeds
-from optimum_mixq.stages.training.losses import compare_features, mix_images
+from optimum_mixq.stages.training.data import build_loader
+from optimum_mixq.stages.training.groups import parameter_groups, suit_rates
+from optimum_mixq.stages.training.objective import Objective, logits_of
 from optimum_mixq.tasks import task_of
+from optimum_mixq.utils.files import write_json
 from optimum_mixq.utils.progress import progress_bar
 
 
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # Accelerate is imported where training starts: `import optimum_mixq` should not wait for it.
-
-GRID_SUFFIXES = ("_step", "_offset")
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class _Training:
         trackers: Sequence[Any],
     ) -> None:
         config = suit_rates(model, config)
-        self.plain, self.config, self.evaluation = model, config, evaluation
+        self.config, self.evaluation = config, evaluation
         self.work = None if work is None else Path(work)
         self.accelerator = _accelerator(config, trackers, self.work)
         self.task = task_of(teacher)
@@ -96,6 +92,7 @@ class _Training:
             model, optimizer, loader, scheduler
         )
         self.teacher = copy.deepcopy(teacher).to(self.accelerator.device).eval().requires_grad_(False)
+        self.objective = Objective(self.model, self.teacher, config, self.accelerator, int(self.total_steps))
         self.average = None
         if config.ema:
             plain = self.accelerator.unwrap_model(self.model)
@@ -135,7 +132,7 @@ class _Training:
             if number >= (self.steps_per_epoch - done) * parts:
                 break  # what is left does not fill a batch
             with self.accelerator.accumulate(self.model):
-                loss = self._loss(pixels, targets, number % parts)
+                loss = self.objective.loss(pixels, targets, self.step, number % parts)
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -166,45 +163,6 @@ class _Training:
         if self.config.save_steps and self.step % self.config.save_steps == 0 and not at_end:
             self._save_state()
 
-    def _loss(self, pixels: Tensor, targets: Tensor, part: int) -> Tensor:
-        config = self.config
-        if config.distillation < 1 and targets.isnan().any():
-            raise ValueError("Expected labelled images to train on with distillation below 1, found some without.")
-        generator = torch.Generator().manual_seed(
-            mix_seeds(config.seed, self.step, part, self.accelerator.process_index)
-        )
-        pixels, targets = mix_images(pixels, targets, config.mixup, config.cutmix, generator)
-        student_features: list[Tensor] = []
-        teacher_features: list[Tensor] = []
-        with ExitStack() as stack:
-            if config.features:
-                plain = self.accelerator.unwrap_model(self.model)
-                stack.enter_context(_block_outputs(plain, student_features))
-                stack.enter_context(_block_outputs(self.teacher, teacher_features))
-            logits = _logits(self.model, pixels)
-            loss = logits.new_zeros((), dtype=torch.float32)
-            if config.distillation or config.features:
-                with torch.no_grad(), self.accelerator.autocast():
-                    reference = _logits(self.teacher, pixels)
-        if config.distillation:
-            divergence = self.task.divergence(logits.float(), reference.float(), config.temperature)
-            loss = loss + config.distillation * divergence.mean()
-        if config.distillation < 1:
-            against_labels = self.task.loss(logits.float(), targets, config.label_smoothing)
-            loss = loss + (1 - config.distillation) * against_labels.mean()
-        if config.features:
-            loss = loss + config.features * compare_features(student_features, teacher_features)
-        if config.dampening:
-            loss = loss + self._dampening()
-        return loss
-
-    def _dampening(self) -> Tensor:
-        """Return the pull to the grid, whose weight rises from zero to `dampening` over the whole training."""
-        layers = [module for module in self.plain.modules() if isinstance(module, LearnedLinear)]
-        weights = sum(layer.weight.numel() for layer in layers)
-        strength = self.config.dampening * (1 - math.cos(math.pi * self.step / self.total_steps)) / 2
-        return strength * torch.stack([layer.dampening() for layer in layers]).sum() / weights
-
     @torch.no_grad()
     def _evaluate(self) -> tuple[float | None, float | None]:
         """Return accuracy and KL to the teacher of what will be kept, on the evaluation images."""
@@ -216,7 +174,7 @@ class _Training:
         sums = torch.zeros(4, dtype=torch.float64)  # images, labelled images, correct ones, KL
         for batch in self.evaluation[rank::processes]:
             pixels = batch.pixel_values.to(self.accelerator.device)
-            logits, reference = model(pixel_values=pixels).logits, _logits(self.teacher, pixels)
+            logits, reference = logits_of(model, pixels), logits_of(self.teacher, pixels)
             sums[0] += len(batch)
             sums[3] += float(self.task.divergence(logits.double(), reference.double()).sum())
             accuracy = None if batch.labels is None else self.task.accuracy(logits.cpu(), batch.labels)
@@ -277,31 +235,6 @@ class _Training:
             self.best = torch.load(state / "best.pt", map_location="cpu", weights_only=True)
 
 
-def suit_rates(model: PreTrainedModel, config: MixQTrainingConfig) -> MixQTrainingConfig:
-    """Return the recipe with learning rates that suit the bits of a trainable model, where it leaves them open."""
-    layers = [model.get_submodule(name) for name in describe(model).unit_of_module]
-    bits = sum(layer.weight_bits * layer.weight.numel() for layer in layers)
-    return config.for_bits(bits / sum(layer.weight.numel() for layer in layers))
-
-
-def parameter_groups(model: PreTrainedModel, config: MixQTrainingConfig) -> list[dict[str, Any]]:
-    """Return weights with decay, grids with their own learning rate, and the rest."""
-    config = suit_rates(model, config)
-    weights, grids, rest = [], [], []
-    for name, parameter in model.named_parameters():
-        if name.endswith(GRID_SUFFIXES):
-            grids.append(parameter)
-        elif parameter.ndim >= 2 and name.endswith("weight"):
-            weights.append(parameter)
-        else:
-            rest.append(parameter)
-    return [
-        {"params": weights, "lr": config.learning_rate, "weight_decay": config.weight_decay},
-        {"params": grids, "lr": config.step_learning_rate, "weight_decay": 0.0},
-        {"params": rest, "lr": config.learning_rate, "weight_decay": 0.0},
-    ]
-
-
 def _accelerator(config: MixQTrainingConfig, trackers: Sequence[Any], work: Path | None) -> "Accelerator":
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState
@@ -321,21 +254,3 @@ def _accelerator(config: MixQTrainingConfig, trackers: Sequence[Any], work: Path
     if trackers:
         accelerator.init_trackers("optimum-mixq", asdict(config))
     return accelerator
-
-
-@contextmanager
-def _block_outputs(model: PreTrainedModel, outputs: list[Tensor]) -> Iterator[None]:
-    def take(_: nn.Module, __: tuple, output: Any) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-
-    hooks = [model.get_submodule(block.module).register_forward_hook(take) for block in describe(model).blocks]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _logits(model: nn.Module, pixels: Tensor) -> Tensor:
-    outputs: Mapping[str, Tensor] = model(pixel_values=pixels)
-    return outputs["logits"]

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_mixq.artifacts import LayerRelevance, SensitivityTable, UnitCosts
-from optimum_mixq.stages.allocation.allocate import Budget, allocate, combine_scores, require_feasible, sweep
+from optimum_mixq.stages.allocation.allocate import Budget, allocate, combine_scores, require_feasible
+from optimum_mixq.utils.bits import Bits
 
 
-WIDTHS = ((2, 2), (3, 3), (4, 4), (6, 6))
+WIDTHS = tuple(Bits(width, width) for width in (2, 3, 4, 6))
 
 
 def costs_of(weights, macs=None, arithmetic="folded"):
@@ -129,31 +130,16 @@ def simple(count=6):
 
 def test_every_budget_is_kept_in_exact_integers():
     costs, scores = simple()
-    uniform = dict.fromkeys(scores, (4, 4))
+    uniform = dict.fromkeys(scores, Bits(4, 4))
     budget = Budget(4.0, bytes=costs.bytes(uniform) - 700, bops=costs.bops(uniform) - 1)
     achieved = allocate(scores, costs, budget).provenance["achieved"]
     assert achieved["average_bits"] <= 4 and achieved["bytes"] <= budget.bytes and achieved["bops"] <= budget.bops
-
-
-def test_a_latency_table_is_a_budget_too():
-    costs, scores = simple()
-    table = {unit: {bits: 0.001 * bits[0] for bits in WIDTHS} for unit in scores}
-    plan = allocate(scores, costs, Budget(latency=0.001 * 3 * len(scores), latency_table=table))
-    assert sum(bits[0] for bits in plan.bits.values()) <= 3 * len(scores)
 
 
 def test_units_fixed_by_hand_stay_fixed_and_excluded_ones_keep_the_most_bits():
     costs, scores = simple()
     plan = allocate(scores, costs, Budget(4.5), {"blocks.0.*": 8, "*.1.fc1": (2, 6)}, exclude=["blocks.2.fc1"])
     assert [plan.bits[f"blocks.{index}.fc1"] for index in range(3)] == [(8, 8), (2, 6), (6, 6)]
-
-
-def test_tied_units_get_the_same_bits():
-    costs, scores = simple()
-    scores["blocks.0.fc1"] = {(2, 2): 0.0, (3, 3): 1.0, (4, 4): 1.0, (6, 6): 1.0}
-    free, tied = (allocate(scores, costs, Budget(3.5), tied=groups).bits for groups in ((), [["blocks.[0-2].*"]]))
-    assert len({free[f"blocks.{index}.fc1"] for index in range(3)}) > 1
-    assert len({tied[f"blocks.{index}.fc1"] for index in range(3)}) == 1
 
 
 def test_a_pattern_that_matches_nothing_shows_near_names():
@@ -166,11 +152,8 @@ def test_an_impossible_budget_says_what_is_possible():
     costs, scores = simple()
     with pytest.raises(ValueError, match=r"the smallest possible average is 2 bits per weight, and the budget is 1\."):
         allocate(scores, costs, Budget(1.0))
-    with pytest.raises(ValueError, match="Expected a budget: average bits, bytes, bit operations or latency"):
+    with pytest.raises(ValueError, match="Expected a budget: average bits, bytes or bit operations"):
         allocate(scores, costs, Budget())
-
-
-SLOW = {f"blocks.{index}.fc1": {bits: bits[0] / 1e3 for bits in WIDTHS} for index in range(6)}
 
 
 @pytest.mark.parametrize(
@@ -179,18 +162,10 @@ SLOW = {f"blocks.{index}.fc1": {bits: bits[0] / 1e3 for bits in WIDTHS} for inde
         (Budget(1.999), "smallest possible average is 2 bits per weight, and the budget is 1.999"),
         (Budget(bytes=5349), "smallest possible size is 0.006 MB, and the budget is 0.005349 MB"),
         (Budget(bops=840_999), "smallest possible number of bit operations is 841,000, and the budget is 840,999"),
-        (
-            Budget(latency=0.0119, latency_table=SLOW),
-            "smallest possible latency is 12.000 ms, and the budget is 11",
-        ),
     ],
 )
 def test_what_is_impossible_is_known_without_scores(budget, message):
     costs, scores = simple()
-    if budget.latency:
-        budget = Budget(
-            latency=budget.latency, latency_table={unit: {bits: bits[0] / 1e3 for bits in WIDTHS} for unit in scores}
-        )
     with pytest.raises(ValueError, match=message):
         require_feasible(costs, scores, budget)
 
@@ -200,7 +175,7 @@ def test_what_is_impossible_is_known_without_scores(budget, message):
 def test_a_budget_is_refused_exactly_where_no_plan_keeps_it(weights, share):
     costs = costs_of(weights)
     scores = scores_of(costs, [[1.0, 0.5, 0.2, 0.1]] * len(weights))
-    least = costs.bytes(dict.fromkeys(scores, (2, 2)))
+    least = costs.bytes(dict.fromkeys(scores, Bits(2, 2)))
     budget = Budget(average_bits=8.0, bytes=int(least * share))
     if least <= budget.bytes:
         require_feasible(costs, scores, budget)
@@ -238,20 +213,13 @@ def test_typos_in_patterns_and_wrong_widths_are_known_without_scores():
         require_feasible(costs, scores, Budget(4.0), {"blocks.1.*": 9})
 
 
-def test_a_latency_table_that_lacks_an_option_says_which():
-    costs, scores = simple()
-    table = {unit: dict.fromkeys(WIDTHS, 0.001) for unit in scores}
-    del table["blocks.2.fc1"][(3, 3)]
-    with pytest.raises(ValueError, match="The latency table says nothing about 'blocks.2.fc1' at 3 bits"):
-        require_feasible(costs, scores, Budget(latency=1.0, latency_table=table))
-
-
 def test_the_solver_prints_nothing():
     script = (
         "from optimum_mixq.artifacts import UnitCosts; "
         "from optimum_mixq.stages.allocation.allocate import Budget, allocate; "
+        "from optimum_mixq.utils.bits import Bits; "
         "costs = UnitCosts({'a': 10}, {'a': (5,)}, 0, 0, 'column'); "
-        "allocate({'a': {(2, 2): 1.0, (3, 3): 0.5}}, costs, Budget(3.0))"
+        "allocate({'a': {Bits(2, 2): 1.0, Bits(3, 3): 0.5}}, costs, Budget(3.0))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
@@ -276,7 +244,7 @@ def test_both_solvers_and_two_runs_agree():
 
 def test_a_wider_budget_never_has_more_damage():
     costs, scores = simple()
-    plans = sweep(scores, costs, [Budget(average) for average in (2.0, 2.5, 3.0, 4.0, 5.0, 6.0)])
+    plans = [allocate(scores, costs, Budget(average)) for average in (2.0, 2.5, 3.0, 4.0, 5.0, 6.0)]
     objectives = [plan.provenance["objective"] for plan in plans]
     assert objectives == sorted(objectives, reverse=True)
 
@@ -286,7 +254,7 @@ def test_three_hundred_units_and_three_budgets_take_seconds():
 
     generator = random.Random(0)
     units = [f"blocks.{index}.fc1" for index in range(300)]
-    widths = [(bits, bits) for bits in range(2, 9)]
+    widths = [Bits(bits, bits) for bits in range(2, 9)]
     costs = UnitCosts(
         {unit: generator.randint(10**6, 10**8) for unit in units},
         {unit: (generator.randint(10**5, 10**6),) for unit in units},
@@ -295,7 +263,7 @@ def test_three_hundred_units_and_three_budgets_take_seconds():
         "folded",
     )
     scores = {unit: {bits: generator.random() * 4.0 ** -bits[0] for bits in widths} for unit in units}
-    uniform = dict.fromkeys(units, (4, 4))
+    uniform = dict.fromkeys(units, Bits(4, 4))
     started = time.perf_counter()
     plan = allocate(scores, costs, Budget(4.0, costs.bytes(uniform), costs.bops(uniform)))
     assert plan.provenance["proven_optimal"]

@@ -7,7 +7,8 @@ from torch import nn
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import LayerRelevance
 from optimum_mixq.images.batches import Batch
-from optimum_mixq.stages.relevance.measure import SCORES, explain, measure_relevance
+from optimum_mixq.stages.relevance.measure import explain, measure_relevance
+from optimum_mixq.stages.relevance.scores import score_names
 
 
 def batches_of(model, images=6, size=None, dtype=torch.float32, labels=None, seed=3):
@@ -30,7 +31,7 @@ def test_relevance_is_conserved_down_to_the_first_block(name, dtype, tolerance):
     assert min(result.scores.values()) > 0
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", score_names())
 def test_images_one_by_one_give_what_a_batch_gives(model, score):
     whole = measure_relevance(model, batches_of(model), score)
     alone = measure_relevance(model, batches_of(model, size=1), score)
@@ -40,8 +41,8 @@ def test_images_one_by_one_give_what_a_batch_gives(model, score):
 
 
 def test_scores_differ_in_what_they_count(vit):
-    found = [tuple(measure_relevance(vit, batches_of(vit), score).scores.values()) for score in SCORES]
-    assert len(set(found)) == len(SCORES)
+    found = [tuple(measure_relevance(vit, batches_of(vit), score).scores.values()) for score in score_names()]
+    assert len(set(found)) == len(score_names())
 
 
 def test_a_unit_that_nothing_passes_through_has_no_relevance(vit):

@@ -3,7 +3,7 @@ import copy
 
 import pytest
 import torch
-from conftest import random_pixels
+from conftest import make_model, random_pixels
 
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.watching import watched_units
@@ -59,3 +59,38 @@ def test_watched_units_leave_gradients_plain(vit):
     with watched_units(vit, lambda unit, tensors: None):
         logits = vit(pixel_values=pixels).logits
     assert torch.allclose(torch.autograd.grad(logits[:, 0].sum(), pixels)[0], plain, atol=1e-6)
+
+
+def test_two_models_explained_at_once_do_not_see_each_other(vit):
+    other = make_model("swin")
+    seen = {"vit": [], "swin": []}
+    alone = {name: gradients_of(each, random_pixels(each)) for name, each in (("vit", vit), ("swin", other))}
+    with (
+        relevance_rules(vit, lambda unit, tensors: seen["vit"].append(unit)),
+        relevance_rules(other, lambda unit, tensors: seen["swin"].append(unit)),
+    ):
+        first = gradient_of_logits(vit, random_pixels(vit))
+        second = gradient_of_logits(other, random_pixels(other))
+    assert sorted(seen["vit"]) == sorted(unit.name for unit in describe(vit).units)
+    assert sorted(seen["swin"]) == sorted(unit.name for unit in describe(other).units)
+    assert torch.equal(first, alone["vit"]) and torch.equal(second, alone["swin"])
+
+
+def test_one_model_watched_inside_its_own_relevance_goes_on_with_the_rules(vit):
+    pixels = random_pixels(vit)
+    expected = gradients_of(vit, pixels)
+    with relevance_rules(vit):
+        with watched_units(vit, lambda unit, tensors: None):
+            vit(pixel_values=pixels)
+        assert torch.equal(gradient_of_logits(vit, pixels), expected)
+
+
+def gradients_of(model, pixels):
+    with relevance_rules(model):
+        return gradient_of_logits(model, pixels)
+
+
+def gradient_of_logits(model, pixels):
+    pixels = pixels.clone().requires_grad_()
+    logits = model(pixel_values=pixels).logits
+    return torch.autograd.grad(logits[:, 0].sum(), pixels)[0]

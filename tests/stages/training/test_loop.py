@@ -20,7 +20,8 @@ from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.packing import make_trainable, pack
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.data import TrainingImages
-from optimum_mixq.stages.training.loop import parameter_groups, train
+from optimum_mixq.stages.training.groups import parameter_groups
+from optimum_mixq.stages.training.loop import train
 from optimum_mixq.tasks import task_of
 
 

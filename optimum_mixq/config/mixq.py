@@ -7,16 +7,7 @@ from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from optimum_mixq.utils.checks import is_number, is_positive, is_whole, require, require_one_of
-
-
-QUANT_METHOD = "mixq"
-FORMAT_VERSION = 1
-# The name under which our attention function is registered, and the attention's submodule that holds its grids.
-ATTENTION, ATTENTION_CHILD = "mixq", "mixq_attention"
-# Patch embedding and classification heads stay outside the search.
-STEM_AND_HEAD_BITS = 8
-LARGEST_SEED = 2**63 - 1  # of torch's generators
+from optimum_mixq.config import options
 
 
 @dataclass(kw_only=True)
@@ -37,7 +28,7 @@ class MixQConfig(QuantizationConfigMixin):
         alpha: exponent of relevance in relevance^alpha x sensitivity; 0 ignores relevance.
         compare: pack the best plans by several objectives, and uniform bits, and keep what stays nearest to the float
             model on the images of sensitivity; False keeps the best plan by `alpha` alone.
-        score: how relevance is summed: "absolute", "signed", "mean" or "gradient".
+        score: how relevance is summed: "absolute", "signed", "mean", "gradient", or a registered score.
         sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it, "gradient"
             takes a few backward passes instead.
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
@@ -79,7 +70,7 @@ class MixQConfig(QuantizationConfigMixin):
     exclude: tuple[str, ...] = ()
     alpha: float = 1.0
     compare: bool = True
-    score: Literal["absolute", "signed", "mean", "gradient"] = "absolute"
+    score: str = "absolute"
     sensitivity: str = "measured"
     metric: str = "shift"
     temperature: float = 4.0
@@ -102,99 +93,53 @@ class MixQConfig(QuantizationConfigMixin):
     plan: dict[str, Any] | None = None
     record: dict[str, Any] | None = None
     digests: str | None = None
-    format_version: int = FORMAT_VERSION
-    quant_method: str = QUANT_METHOD
+    format_version: int = options.FORMAT_VERSION
+    quant_method: str = options.QUANT_METHOD
 
     def __post_init__(self) -> None:
         for name in ("bits", "candidate_bits", "exclude"):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))  # JSON has no tuples
+        if isinstance(self.overrides, dict):
+            self.overrides = {
+                pattern: tuple(bits) if isinstance(bits, list) else bits for pattern, bits in self.overrides.items()
+            }
         if isinstance(self.bits, float) and self.bits.is_integer():
             self.bits = int(self.bits)
-        self._check_budget()
-        self._check_patterns()
-        self._check_measuring()
-        self._check_calibration()
-        for name, known in _CHOICES.items():
-            require_one_of(name, known, getattr(self, name))
-        for name in _SWITCHES:
-            require(isinstance(getattr(self, name), bool), name, "True or False", getattr(self, name))
-        require(self.digests is None or isinstance(self.digests, str), "digests", "text or None", self.digests)
-        for name in ("plan", "record"):
-            value = getattr(self, name)
-            require(value is None or isinstance(value, dict), name, "a dict or None", value)
-        require(self.quant_method == QUANT_METHOD, "quant_method", f"'{QUANT_METHOD}'", self.quant_method)
-        require(self.format_version == FORMAT_VERSION, "format_version", str(FORMAT_VERSION), self.format_version)
+        for group in options.GROUPS:
+            # A saved model also loads where what its plan was chosen by is not registered.
+            if self.plan is None or group not in (options.RelevanceOptions, options.SensitivityOptions):
+                self._group(group)
 
-    def _check_budget(self) -> None:
-        pair = isinstance(self.bits, tuple) and len(self.bits) == 2 and all(map(_is_width, self.bits))
-        between = isinstance(self.bits, float) and 2 <= self.bits <= 8
-        require(
-            _is_width(self.bits) or pair or between or self.bits is None,
-            "bits", "a width of 2 to 8, or (weight bits, activation bits), or None beside size_mb or bops", self.bits,
-        )  # fmt: skip
-        for name in ("size_mb", "bops"):
-            value = getattr(self, name)
-            require(value is None or is_positive(value), name, "a positive number", value)
-        if self.tie_bits is True and pair and self.bits[0] != self.bits[1]:  # type: ignore[index]
-            raise ValueError(
-                f"Expected one number of bits with tie_bits=True, found {self.bits!r}. Leave out tie_bits."
-            )
-        if self.bits is None and self.size_mb is None and self.bops is None:
-            raise ValueError("Expected a budget: bits, size_mb or bops, found None for all of them.")
+    @property
+    def budget(self) -> options.BudgetOptions:
+        return self._group(options.BudgetOptions)
 
-    def _check_patterns(self) -> None:
-        candidates = self.candidate_bits
-        require(
-            candidates is None
-            or (isinstance(candidates, tuple) and len(candidates) > 0 and all(map(_is_width, candidates))),
-            "candidate_bits", "widths of 2 to 8, such as (3, 4, 5, 6)", candidates,
-        )  # fmt: skip
-        require(
-            isinstance(self.overrides, dict) and all(isinstance(pattern, str) for pattern in self.overrides),
-            "overrides", "a dict of bits by pattern, such as {'*.fc2': 8}", self.overrides,
-        )  # fmt: skip
-        self.overrides = {
-            pattern: tuple(bits) if isinstance(bits, list) else bits for pattern, bits in self.overrides.items()
-        }
-        for pattern, bits in self.overrides.items():
-            both = isinstance(bits, tuple) and len(bits) == 2 and all(map(_is_width, bits))
-            expected = "a width of 2 to 8, or (weight bits, activation bits)"
-            require(_is_width(bits) or both, f"overrides['{pattern}']", expected, bits)
-        require(
-            isinstance(self.exclude, tuple) and all(isinstance(pattern, str) for pattern in self.exclude),
-            "exclude", "a tuple of patterns, such as ('*.fc2',)", self.exclude,
-        )  # fmt: skip
+    @property
+    def relevance_options(self) -> options.RelevanceOptions:
+        return self._group(options.RelevanceOptions)
 
-    def _check_measuring(self) -> None:
-        # Asked here, since methods and metrics register themselves and stages know the configuration.
-        from optimum_mixq.stages.sensitivity import method_names, metric_names
+    @property
+    def sensitivity_options(self) -> options.SensitivityOptions:
+        return self._group(options.SensitivityOptions)
 
-        require_one_of("sensitivity", method_names(), self.sensitivity)
-        require_one_of("metric", metric_names(self.sensitivity), self.metric)
-        require(_is_width(self.baseline), "baseline", "a width of 2 to 8", self.baseline)
-        require(is_number(self.alpha, 0), "alpha", "zero or more", self.alpha)
-        require(is_positive(self.temperature), "temperature", "a positive number", self.temperature)
-        require(is_whole(self.seed, 0, LARGEST_SEED), "seed", "a whole number from zero", self.seed)
-        for name in ("calibration_samples", "sensitivity_samples", "batch_size"):
-            require(is_whole(getattr(self, name), 1), name, "a positive whole number", getattr(self, name))
+    @property
+    def calibration(self) -> options.CalibrationOptions:
+        return self._group(options.CalibrationOptions)
 
-    def _check_calibration(self) -> None:
-        require(is_positive(self.ridge), "ridge", "a positive number", self.ridge)
-        require(
-            self.clip is None or self.clip == "search" or is_positive(self.clip),
-            "clip", "a positive number of standard deviations, 'search' or None", self.clip,
-        )  # fmt: skip
+    def _group(self, kind: type[Any]) -> Any:
+        """Return the options of one group, checked."""
+        return kind(**{option.name: getattr(self, option.name) for option in fields(kind)})
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """Return the configuration of a dict; a key that is no option raises and names the nearest one."""
         known = {field.name for field in fields(cls)}
-        version = config_dict.get("format_version", FORMAT_VERSION)
-        if version != FORMAT_VERSION:
+        version = config_dict.get("format_version", options.FORMAT_VERSION)
+        if version != options.FORMAT_VERSION:
             raise ValueError(
                 f"This model is saved in mixq format {version}; this release of optimum-mixq reads format "
-                f"{FORMAT_VERSION}. Upgrade with `pip install -U optimum-mixq`."
+                f"{options.FORMAT_VERSION}. Upgrade with `pip install -U optimum-mixq`."
             )
         for key in config_dict:
             if key not in known:
@@ -205,18 +150,3 @@ class MixQConfig(QuantizationConfigMixin):
         unused = config.update(**kwargs)
         config.__post_init__()
         return (config, unused) if return_unused_kwargs else config
-
-
-_CHOICES = {
-    "arithmetic": ("column", "folded"),
-    "score": ("absolute", "signed", "mean", "gradient"),
-    "solver": ("highs", "cbc"),
-}
-_SWITCHES = (
-    "tie_bits", "compare", "input_search", "level", "weight_search", "correction", "compensation", "balance",
-    "trainable",
-)  # fmt: skip
-
-
-def _is_width(bits: Any) -> bool:
-    return is_whole(bits, 2, 8)

@@ -192,30 +192,18 @@ class PixelConvolution(Function):
         return result, None, None, None
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    watch: Callable[[str, Tensor, Tensor], None] | None = None,
-) -> Tensor:
-    """Return attention's output (B, heads, T, head size), with the rules for both products and none for softmax.
+def passing(function: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
+    """Return the rule of a function that hands all relevance on to its first argument: it scales, bends or normalises.
 
-    `mask` is added to the scaled scores and gets no relevance. `watch` is given the operands of "qk" and "av".
+    Other arguments get none.
     """
-    if watch is not None:
-        watch("qk", query, key)
-    scores = MatrixProduct.apply(query, key.mT)  # (B, heads, T, T)
 
-    def softmax(scores: Tensor) -> Tensor:
-        scores = scores * scaling
-        return (scores if mask is None else scores + mask).softmax(-1)
+    def rule(input: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+        if not input.requires_grad or kwargs.get("inplace"):
+            return None
+        return Identity.apply(input, lambda values: function(values, *args, **kwargs))
 
-    weights = Identity.apply(scores, softmax)
-    if watch is not None:
-        watch("av", weights, value)
-    return MatrixProduct.apply(weights, value)
+    return rule
 
 
 def _spread(per_output: Tensor, kernel: Tensor, input: Tensor, stride: tuple[int, int]) -> Tensor:

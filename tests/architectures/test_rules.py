@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_mixq.architectures.watching import attend_plainly
-from optimum_mixq.stages.relevance.rules import (
+from optimum_mixq.architectures.rules import (
     STABILISER,
     Identity,
     MatrixProduct,
@@ -15,8 +14,9 @@ from optimum_mixq.stages.relevance.rules import (
     PixelConvolution,
     PositiveLinear,
     ResidualSum,
-    attend,
 )
+from optimum_mixq.architectures.watching import attend
+from optimum_mixq.stages.relevance.propagation import attend_with_rules
 
 
 def numbers(*shape, seed=0):
@@ -141,7 +141,7 @@ def test_attention_with_rules_gives_the_plain_output(masked):
     query, key, value = (numbers(2, 3, 5, 4, seed=seed) for seed in range(3))
     mask = numbers(2, 1, 5, 5, seed=4) if masked else None
     plain = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3)
-    for function in (attend, attend_plainly):
+    for function in (attend, attend_with_rules):
         assert torch.allclose(function(query, key, value, mask, 0.3), plain)
 
 

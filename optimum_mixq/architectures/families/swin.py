@@ -1,0 +1,82 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Swin: attention in windows, in stages between which patches are merged."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures.base import Architecture, Block, Family, NormReaders, Unit
+from optimum_mixq.architectures.families.vit import assemble, transformer_block
+from optimum_mixq.architectures.registry import register_family
+
+
+@register_family
+class Swin(Family):
+    model_type = "swin"
+    classifiers = ("SwinForImageClassification",)
+
+    def describe(self, model: PreTrainedModel) -> Architecture:
+        return assemble(model, self.model_type, ("classifier",), list(_blocks(model)))
+
+    def takes_any_size(self, model: PreTrainedModel) -> bool:
+        return not getattr(model.config, "use_absolute_embeddings", False)
+
+    def require_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
+        super().require_image_size(model, size)
+        # transformers 5.23 narrows a window to its map, but not the table of relative positions that goes with it.
+        window, last = model.config.window_size, len(model.config.depths) - 1
+        sides = _map_sides(model, size, last)
+        if min(sides) < window:
+            raise ValueError(
+                f"Expected images whose maps are no smaller than the model's window of {window}, found {size[0]} x "
+                f"{size[1]} pixels: the last stage's map is {sides[0]} x {sides[1]}. Use larger images, such as the "
+                "model was trained on."
+            )
+
+
+def _blocks(model: PreTrainedModel) -> Iterator[Block]:
+    """Yield blocks as the forward runs them: `named_modules` of a stage lists its blocks before the merging."""
+    for name, module in model.named_modules():
+        if type(module).__name__ == "SwinLayer":
+            stage = int(_numbers(name)[0])
+            yield transformer_block(model, name, _name(name), not _pads_windows(model, stage))
+        elif type(module).__name__ == "SwinPatchMerging":
+            yield _merging_block(name)
+
+
+def _merging_block(module: str) -> Block:
+    stage, reduction = _name(module), f"{module}.reduction"
+    unit = Unit(f"{stage}.reduction", "reduction", (reduction,))
+    # Padding to even sizes happens before the LayerNorm here, so its shift reaches every row that the reader sees.
+    return Block(f"{stage}.merging", module, (unit,), (NormReaders(f"{module}.norm", (reduction,)),))
+
+
+def _name(module: str) -> str:
+    """Return our name of a block, or of the stage that a merging ends.
+
+    >>> _name("swin.encoder.layers.1.blocks.0"), _name("swin.encoder.layers.0.downsample")
+    ('stages.1.blocks.0', 'stages.0')
+    """
+    return ".".join(f"{word}.{number}" for word, number in zip(("stages", "blocks"), _numbers(module), strict=False))
+
+
+def _numbers(module: str) -> list[str]:
+    return re.findall(r"\.(\d+)(?=\.|$)", module)
+
+
+def _pads_windows(model: PreTrainedModel, stage: int) -> bool:
+    """Return whether a stage's map, at the configured image size, does not divide by its window."""
+    config = model.config
+    image = config.image_size if isinstance(config.image_size, (tuple, list)) else (config.image_size,) * 2
+    return any(side % config.window_size for side in _map_sides(model, image, stage))
+
+
+def _map_sides(model: PreTrainedModel, image: Sequence[int], stage: int) -> list[int]:
+    """Return height and width of a stage's map, for images of (height, width)."""
+    patch = model.config.patch_size
+    patches = (patch, patch) if isinstance(patch, int) else patch
+    sides = [-(-side // length) for side, length in zip(image, patches, strict=True)]
+    for _ in range(stage):
+        sides = [-(-side // 2) for side in sides]  # merging pads odd sides, so it rounds up
+    return sides
