@@ -12,7 +12,6 @@ So one forward and a few backward passes tell of all widths of all units.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,9 +47,6 @@ class Gradient(Method):
 
     def measure(self, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> SensitivityTable:
         return _Measurement(inputs, fingerprint).run()
-
-    def settings(self, inputs: SensitivityInputs) -> dict[str, Any]:
-        return {**super().settings(inputs), "probes": PROBES, "probe_seed": inputs.seed}
 
     def metrics(self) -> tuple[str, ...]:
         return ("shift",)
@@ -121,7 +117,7 @@ class _Measurement:
         self.outputs, at_once = self._try_one_image()
         self.groups = [part for batch in inputs.batches for part in batch.pixel_values.split(at_once)]
         steps = {"candidates": str(inputs.candidates), "batches": str([len(group) for group in self.groups])}
-        self.progress = Progress(inputs.progress_file, {**fingerprint, **steps})
+        self.progress = Progress(inputs.progress_file, {**fingerprint, **steps, "probes": str(PROBES)})
         baseline, variants = inputs.calibrate(inputs.candidates)
         self.changes = VariantChanges(baseline, inputs.baseline, variants)
 
