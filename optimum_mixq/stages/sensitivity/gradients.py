@@ -68,8 +68,8 @@ def draw_signs(images: int, outputs: int, probes: int, seed: int) -> Tensor:
 
 def find_effects(trace: UnitTrace, changes: Mapping[Bits, Change], images: int) -> dict[Bits, Tensor]:
     """Return, by bits, the change s (probes, images) of v^T logits to first order, in float64."""
-    probes = len((trace.operands + trace.outputs)[0].gradients)
-    found = {bits: torch.zeros(probes, images, dtype=torch.float64) for bits in changes}
+    probes, device = len(trace.operands[0].gradients), trace.operands[0].values.device
+    found = {bits: torch.zeros(probes, images, dtype=torch.float64, device=device) for bits in changes}
     for bits, change in changes.items():
         for rounding, operand in zip(change.operands, trace.operands, strict=True) if change.operands else ():
             found[bits] += _multiply(rounding(operand.values), operand, images)
@@ -86,7 +86,7 @@ def _multiply(change: Tensor, traced: Traced, images: int) -> Tensor:
     """Return a change times each probe's gradient, (probes, images); windows of an image lie side by side."""
     rows = change.reshape(images, -1)
     products = [torch.linalg.vecdot(gradient.reshape(images, -1), rows) for gradient in traced.gradients]
-    return torch.stack(products).double().cpu()
+    return torch.stack(products).double()
 
 
 def _multiply_weights(inputs: Tensor, output: Traced, layer: Sequence[LayerChange], images: int) -> Tensor:
@@ -105,7 +105,7 @@ def _multiply_weights(inputs: Tensor, output: Traced, layer: Sequence[LayerChang
         part = gradients[..., start : start + step].flatten(2)  # (B, N, R o)
         products = (part.mT @ x).view(images * probes, -1)  # (B R, o C)
         total += products @ weights[:, start : start + step].flatten(1).T
-    return total.view(images, probes, -1).permute(2, 1, 0).cpu()
+    return total.view(images, probes, -1).permute(2, 1, 0)
 
 
 class _Measurement:
@@ -150,11 +150,12 @@ class _Measurement:
         units = {unit.name: unit for unit in self.architecture.units}
         for traces in trace_units(model, self.architecture, pixels, signs, self.inputs.temperature):
             for name, trace in traces.items():
-                effects = find_effects(trace, self.changes.of(units[name]), len(pixels))
-                found[name] = {
-                    bits_to_text(short_bits(bits)): float(effect.square().mean(0).sum()) / 2
-                    for bits, effect in effects.items()
-                }
+                found[name] = {}
+                if changes := self.changes.of(units[name]):
+                    effects = torch.stack(list(find_effects(trace, changes, len(pixels)).values()))
+                    damages = effects.square().mean(1).sum(1) / 2
+                    names = [bits_to_text(short_bits(bits)) for bits in changes]
+                    found[name] = dict(zip(names, damages.tolist(), strict=True))
         return found
 
     def _make_table(self, sums: Sums) -> SensitivityTable:

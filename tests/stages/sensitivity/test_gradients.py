@@ -106,7 +106,7 @@ def check_against_divergence(model, signs, temperature):
             if unit.name in traces:
                 change = change_of(model, unit)
                 effects = find_effects(traces[unit.name], {(2, 2): change}, len(pixels))
-                found[unit.name] = effects[(2, 2)].square().mean(0) / 2
+                found[unit.name] = effects[(2, 2)].square().mean(0).cpu() / 2
     for unit in architecture.units:
         change = change_of(model, unit)
         expected = 0
@@ -210,6 +210,11 @@ def test_a_table_holds_every_unit_at_every_width_and_fewer_bits_cost_more(model)
         assert row[(8, 2)] > 0 and row[(8, 4)] > 0 and row[8] == 0
         assert (row[(2, 8)] == 0) == unit.is_matmul
     assert sum(row[(8, 2)] for row in table.table.values()) > 4 * sum(row[(8, 4)] for row in table.table.values())
+
+
+def test_products_cost_nothing_where_only_weights_have_other_bits(vit):
+    for unit, row in table_of(vit, ((3, 8),), images=2).table.items():
+        assert set(row) == {(3, 8), 8} and (row[(3, 8)] == 0) == unit.endswith(("qk", "av"))
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
