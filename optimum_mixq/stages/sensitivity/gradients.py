@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from optimum_mixq.architectures.describe import describe
-from optimum_mixq.artifacts import Bits, SensitivityTable, bits_from_text, bits_to_text, short_bits
+from optimum_mixq.artifacts import SensitivityTable
 from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
 from optimum_mixq.stages.sensitivity.progress import Progress, Sums
 from optimum_mixq.stages.sensitivity.registry import Method, SensitivityInputs, register_method
 from optimum_mixq.stages.sensitivity.traces import Traced, UnitTrace, trace_units
+from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.progress import progress_bar
 
 
@@ -129,17 +130,16 @@ class _Measurement:
             for name, trace in traces.items():
                 effects = find_effects(trace, self.changes.of(units[name]), len(pixels))
                 found[name] = {
-                    bits_to_text(short_bits(bits)): float(effect.square().mean(0).sum()) / 2
-                    for bits, effect in effects.items()
+                    str(Bits(*bits)): float(effect.square().mean(0).sum()) / 2 for bits, effect in effects.items()
                 }
         return found
 
     def _make_table(self, sums: Sums) -> SensitivityTable:
         count = sum(map(len, self.groups))
-        wanted = {short_bits(bits) for bits in (*self.inputs.candidates, self.inputs.baseline)}
+        wanted = {Bits(*bits) for bits in (*self.inputs.candidates, self.inputs.baseline)}
         table = {}
         for unit in self.architecture.units:
-            row = {bits_from_text(text): value / count for text, value in sums[unit.name].items()}
+            row = {Bits.parse(text): value / count for text, value in sums[unit.name].items()}
             # A matmul has no weight: where its operands' bits are the baseline's, it is the baseline.
             table[unit.name] = row | dict.fromkeys(wanted - set(row), 0.0)
         return SensitivityTable(table, self.inputs.baseline, 0.0, self.inputs.metric, count, self.fingerprint)
