@@ -84,7 +84,7 @@ def test_joined_layers_are_stacked_in_order():
 def test_layers_without_a_bias_next_to_layers_with_one_stay_without():
     layers, grid, inputs = problem(bits=8)
     layers[1].bias = None  # as the key's in BEiT and Swinv2
-    rounded = round_layers(layers, grid, inputs, outputs_of(layers, inputs), 8, MixQConfig())
+    rounded = round_layers(layers, grid, inputs, outputs_of(layers, inputs), 8, MixQConfig().calibration)
     assert [layer.bias is None for layer in rounded] == [False, True, False]
     for layer, plain in zip(rounded, layers, strict=True):
         found, expected = layer(inputs[0]), plain(inputs[0])
