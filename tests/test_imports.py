@@ -16,11 +16,15 @@ PACKAGE = Path(optimum_mixq.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"
 # docs/pipeline.md, "The rooms", has the same list. Each room imports only from those before it.
 ROOMS = (
-    "utils", "config", "architectures", "artifacts", "demo", "kernels", "images", "tasks", "quant", "stages",
-    "integration", "pipeline", "reporting", "quantizer", "cli",
+    "utils", "kernels", "quant", "config", "architectures", "artifacts", "images", "tasks", "stages", "integration",
+    "pipeline", "reporting", "quantizer", "demo", "cli",
 )  # fmt: skip
 # What is imported only when it is asked for: the configuration checks names that higher rooms register.
-ASKED_LATE = {("config.options", "stages.relevance.scores"), ("config.options", "stages.sensitivity")}
+ASKED_LATE = {
+    ("config.options", "stages.relevance.scores"),
+    ("config.options", "stages.sensitivity"),
+    ("config.mixq", "stages.calibration.rounders"),
+}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))

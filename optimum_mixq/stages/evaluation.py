@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.measuring import measuring
+from optimum_mixq.architectures.measuring import measuring, threads_for
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.tasks.base import Task
 from optimum_mixq.tasks.single_label import SingleLabel
@@ -76,7 +76,7 @@ def run_together(
     models: Mapping[str, PreTrainedModel], batches: Iterable[Batch]
 ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
     """Yield each batch with every model's logits (B, outputs), in float32 on the CPU; the models are in eval mode."""
-    with ExitStack() as stack:
+    with ExitStack() as stack, threads_for(next(iter(models.values()))):
         for model in models.values():
             stack.enter_context(measuring(model))
         for batch in batches:

@@ -302,6 +302,11 @@ class MixQDemoCommand(_MixQSubcommand):
     def parse_args(parser: ArgumentParser) -> None:
         parser.add_argument("--output", default="demo-output", help=f"folder for the results {DEFAULT}")
 
+    def run(self) -> None:
+        """Say at once that something happens: the imports take seconds."""
+        print("Importing torch and transformers ...", file=sys.stderr, flush=True)
+        super().run()
+
 
 class MixQCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("mixq", "Mixed-precision quantization of Vision Transformers.")
