@@ -34,9 +34,10 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from optimum_mixq.architectures.skeletons import insert_skeleton, packed_skeleton
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.integration.hf_quantizer import attach, insert_packed_layers
+from optimum_mixq.integration.hf_quantizer import attach
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
 
@@ -200,7 +201,7 @@ def random_packed(model: PreTrainedModel, bits: int | dict[str, int]) -> PreTrai
     packed = copy.deepcopy(model)
     plan = BitPlan.uniform(model, bits) if isinstance(bits, int) else BitPlan(bits)
     config = MixQConfig(plan=plan.bits)
-    insert_packed_layers(packed, config)
+    insert_skeleton(packed, packed_skeleton(packed, plan.bits, config.arithmetic))
     attach(packed, plan, config)
     generator = torch.Generator().manual_seed(0)
     for name, buffer in packed.named_buffers():

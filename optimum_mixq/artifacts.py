@@ -12,6 +12,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Architecture, describe
+from optimum_mixq.quant.arithmetics import arithmetic_of
+from optimum_mixq.quant.bitpacking import packed_size
 from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.files import read_json, write_json
 
@@ -210,14 +212,14 @@ class UnitCosts:
         return sum(self.weights[unit]) * bits[0]
 
     def unit_bytes(self, unit: str, bits: Bits) -> int:
-        return sum((count * bits[0] + 7) // 8 for count in self.weights[unit])
+        return sum(packed_size(count, bits[0]) for count in self.weights[unit])
 
     def unit_bops(self, unit: str, bits: Bits) -> int:
         """Return the unit's bit operations per image: MACs x bits of one operand x bits of the other."""
         weight, activation = bits
         if not self.weights[unit]:
             return self.macs[unit] * activation * activation
-        return self.macs[unit] * (8 if self.arithmetic == "column" else weight) * activation
+        return self.macs[unit] * arithmetic_of(self.arithmetic).bit_operations(weight, activation)
 
     def average_bits(self, plan: dict[str, Bits]) -> float:
         return sum(self.weight_bits(unit, bits) for unit, bits in plan.items()) / self.total_weights

@@ -22,8 +22,9 @@ from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches
 from optimum_mixq.images.sources import open_images
 from optimum_mixq.quantizer import SWEEP, MixQQuantizer
-from optimum_mixq.reporting.page import frontier_points, frontier_table
-from optimum_mixq.reporting.pictures import draw_frontier
+from optimum_mixq.reporting.chart import draw_frontier
+from optimum_mixq.reporting.frontier import name_score
+from optimum_mixq.reporting.tables import frontier_points, frontier_table
 from optimum_mixq.reporting.wording import (
     describe_comparison,
     describe_evaluation,
@@ -111,7 +112,8 @@ def run_sweep(arguments: Namespace) -> None:
     plans = quantizer.sweep(relevance, sensitivity, arguments.bits, config)
     for average, plan in zip(arguments.bits, plans, strict=True):
         plan.save(output / f"plan-{average:g}.json")
-    (output / "frontier.svg").write_text(draw_frontier(frontier_points(plans)), encoding="utf-8")
+    picture = draw_frontier(frontier_points(plans), name_score(config.alpha, relevance))
+    (output / "frontier.svg").write_text(picture, encoding="utf-8")
     shutil.rmtree(work, ignore_errors=True)
     print(frontier_table(plans))
     print(f"\nThe plans lie in {output}: `optimum-cli mixq quantize --plan FILE` takes one.")
@@ -125,7 +127,7 @@ def run_report(arguments: Namespace) -> None:
     make_folder(folder)
     quantizer = MixQQuantizer.reopen(arguments.model, arguments.float_model)
     report = quantizer.report(
-        arguments.dataset, folder, arguments.split, arguments.samples, arguments.calibration_split
+        arguments.dataset, folder, arguments.split, arguments.samples, arguments.calibration_split, arguments.frontier
     )
     for contender in report.contenders:
         print(f"{contender.name}: {contender.megabytes:.2f} MB, {describe_evaluation(contender.evaluation)}")

@@ -18,25 +18,26 @@ from transformers.utils import logging
 
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.rebuilding import require_rebuildable, require_same_shape
-from optimum_mixq.artifacts import PLAN_FILE, BitPlan, Known, LayerRelevance, SensitivityTable
+from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch, Images
 from optimum_mixq.images.preparation import load_processor
-from optimum_mixq.images.selection import FILE_NAME, Selection, ServedImages, UnseenBatches, watch
+from optimum_mixq.images.selection import Selection, UnseenBatches, watch
 from optimum_mixq.images.sources import open_images
 from optimum_mixq.pipeline import Measurements, choose_plan, quantize_model, sweep_plans, train_model
-from optimum_mixq.reporting.card import Evaluated, Timing, model_card
-from optimum_mixq.reporting.compare import build_report
-from optimum_mixq.reporting.page import Report
+from optimum_mixq.reporting.build import Subject, build_report
+from optimum_mixq.reporting.compare import compare, score_together
+from optimum_mixq.reporting.comparison import Comparison
+from optimum_mixq.reporting.page import save_report
+from optimum_mixq.reporting.quantized import Quantized, open_folder, save_folder
+from optimum_mixq.reporting.report import Report
 from optimum_mixq.reporting.upload import upload
 from optimum_mixq.stages.allocation.candidates import read_plan
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.allocation.propose import WIDTHS_OF_A_SWEEP, best_plan
-from optimum_mixq.stages.evaluation import Evaluation, measure_together, score
+from optimum_mixq.stages.evaluation import Evaluation
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
-from optimum_mixq.tasks import task_of
-from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
 from optimum_mixq.utils.folders import appearing_folder, make_work_folder, require_empty, work_folder
 
 
@@ -57,13 +58,29 @@ class MixQQuantizer(OptimumQuantizer):
                 "MixQQuantizer.reopen(folder, float_model) evaluates and reports a quantized one."
             )
         self.model, self.processor = model, processor
-        self.quantized: PreTrainedModel | None = None
-        self.plan: BitPlan | None = None
+        self.result: Quantized | None = None  # the last model that was quantized, with all that belongs to it
         self.known = Known()  # what was measured of the float model
-        self.evaluated: Evaluated | None = None
-        self.timing: Timing | None = None
-        self.history: list[EpochResult] = []  # of the last training
-        self.selection = Selection()  # what made the quantized model, and is left out when it is evaluated
+        self.selection = Selection()  # which images made the quantized model: they are left out when it is evaluated
+
+    @property
+    def quantized(self) -> PreTrainedModel | None:
+        """The last model that was quantized."""
+        return None if self.result is None else self.result.model
+
+    @property
+    def plan(self) -> BitPlan | None:
+        """The plan of the last model that was quantized."""
+        return None if self.result is None else self.result.plan
+
+    @property
+    def history(self) -> list[EpochResult]:
+        """How the last training went."""
+        return [] if self.result is None else list(self.result.history)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The last comparison of the quantized model with the float one."""
+        return None if self.result is None else self.result.comparison
 
     @property
     def relevance(self) -> LayerRelevance | None:
@@ -114,23 +131,14 @@ class MixQQuantizer(OptimumQuantizer):
         token: str | bool | None = None,
     ) -> "MixQQuantizer":
         """Return the quantizer of a packed model that was saved before, with what was measured for it."""
-        packed = AutoModelForImageClassification.from_pretrained(folder, token=token)
-        config = getattr(packed.config, "quantization_config", None)
-        if not isinstance(config, MixQConfig):
-            raise ValueError(f"Expected a model that optimum-mixq quantized in {folder}, found a float one.")
-        base = float_model or (config.record or {}).get("base_model")
+        opened = open_folder(folder, token)
+        base = float_model or (opened.quantized.config.record or {}).get("base_model")
         if base is None:
             raise ValueError(f"{folder} does not say which float model it was made from: name it (--float-model).")
-        processor = load_processor(folder, {"token": token})
-        quantizer = cls.from_pretrained(base, processor, token=token)
-        require_same_shape(quantizer.model, packed, str(folder))
-        plan_file = Path(folder) / PLAN_FILE
-        plan = BitPlan.load(plan_file) if plan_file.exists() else BitPlan(config.plan or {})
-        quantizer.quantized, quantizer.plan, quantizer.known = packed, plan, Known.load(folder)
-        served = ServedImages.find(folder, token) or ServedImages(complete=False)
-        quantizer.selection = Selection(served)
-        if not served.complete:
-            logger.warning(f"{folder} does not record which images served calibration: they cannot be left out.")
+        quantizer = cls.from_pretrained(base, opened.processor, token=token)
+        require_same_shape(quantizer.model, opened.quantized.model, str(folder))
+        quantizer.result, quantizer.known = opened.quantized, opened.known
+        quantizer.selection = Selection(opened.served)
         return quantizer
 
     def load_measurements(self, folder: str | Path) -> None:
@@ -200,7 +208,7 @@ class MixQQuantizer(OptimumQuantizer):
             self.selection.training(images)
             unseen = self._evaluation_images(evaluation, evaluation_split, None, 32)
             held = list(unseen)
-            self.selection.left_out(unseen)
+            self.selection.tell(unseen)
         chosen = chosen or self._choose_plan(images, calibration, config, target)
         quantized, history = train_model(
             self.model, chosen, calibration, images, config, training, held,
@@ -268,21 +276,13 @@ class MixQQuantizer(OptimumQuantizer):
 
         Images that made the packed model are left out, with a warning that says how many.
         """
-        models = {"float": self.model, "quantized": self._require_quantized()}
+        result = self._require_result()
+        models = {"float": self.model, "quantized": result.model}
         batches = self._evaluation_images(dataset, split, samples, batch_size)
-        logits, labels = measure_together(models, batches)
-        task = task_of(self.model)
-        scores = {
-            "float": score(logits["float"], labels, None, task),
-            "quantized": score(logits["quantized"], labels, logits["float"], task),
-        }
-        self.evaluated = Evaluated(
-            _name_of(dataset) or "own images",
-            split,
-            scores["float"],
-            scores["quantized"],
-            self.selection.left_out(batches),
-        )
+        scores = score_together(models, batches)
+        self.selection.tell(batches)
+        found = compare(models, scores, batches, _name_of(dataset) or "own images", split)
+        self.result = dataclasses.replace(result, comparison=found.with_times_of(result.comparison))
         return scores
 
     def report(
@@ -292,24 +292,26 @@ class MixQQuantizer(OptimumQuantizer):
         split: str | None = None,
         samples: int | None = None,
         calibration_split: str | None = None,
+        frontier: int = 5,
     ) -> Report:
         """Compare float, uniform and this model on images of `dataset`, and write report.html and report.json.
 
-        The uniform model is calibrated on the same images as this one was. Where `save_dir` holds the packed model,
-        its card is brought up to date.
+        The uniform model is calibrated on the same images as this one was. Where sensitivity was measured, `frontier`
+        plans from the fewest to the most bits are calibrated, packed and run on the images too: each takes about as
+        long as the uniform model, and the memory of a packed model while the images go by; 0 leaves them out. Where
+        `save_dir` holds the packed model, its card is brought up to date.
         """
-        quantized, plan, config = self._require_quantized(), self._require_plan(), self._config_of_plan()
+        result, config = self._require_result(), self._config_of_plan()
         images = open_images(dataset, self.model, self.processor, "calibration", calibration_split)
         calibration = self.selection.calibration(images, config)
         batches = self._evaluation_images(dataset, split, samples, config.batch_size)
-        report, evaluated, self.timing = build_report(
-            self.model, quantized, plan, self.relevance, self.sensitivity, config, calibration, batches,
-            _name_of(dataset) or "own images", split,
-        )  # fmt: skip
-        self.evaluated = dataclasses.replace(evaluated, left_out=self.selection.left_out(batches))
-        report.save(save_dir)
+        subject = Subject(self.model, result.model, result.plan, config, self.relevance, self.sensitivity)
+        report = build_report(subject, calibration, batches, _name_of(dataset) or "own images", split, frontier)
+        self.selection.tell(batches)
+        self.result = dataclasses.replace(result, comparison=report.comparison)
+        save_report(report, save_dir)
         if (Path(save_dir) / "config.json").exists():
-            self._write_card(Path(save_dir), Path(save_dir).name)
+            self.result.write_card(Path(save_dir), Path(save_dir).name, self.model)
         return report
 
     def save_pretrained(self, save_dir: str | Path, name: str | None = None) -> None:
@@ -317,15 +319,9 @@ class MixQQuantizer(OptimumQuantizer):
 
         `name` is what the card calls the model: a repository on the Hub, or by default the folder.
         """
-        folder = Path(save_dir)
-        require_rebuildable(self.model)
-        self._require_quantized().save_pretrained(folder)
-        if self.processor is not None:
-            self.processor.save_pretrained(folder)
-        self._require_plan().save(folder / PLAN_FILE)
-        self.known.save(folder)
-        self.selection.served.save(folder / FILE_NAME)
-        self._write_card(folder, name or folder.name)
+        folder, result = Path(save_dir), self._require_result()
+        served = self.selection.served
+        save_folder(folder, name or folder.name, result, self.model, self.processor, self.known, served)
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> str:
         """Upload the packed model, its image processor, what was measured, and its card; return the address."""
@@ -337,8 +333,7 @@ class MixQQuantizer(OptimumQuantizer):
         self, quantized: PreTrainedModel, plan: BitPlan, target: Path | None, history: Sequence[EpochResult] = ()
     ) -> PreTrainedModel:
         """Take the quantized model with all that belongs to it, and save it."""
-        self.quantized, self.plan, self.history = quantized, plan, list(history)
-        self.evaluated = self.timing = None
+        self.result = Quantized(quantized, plan, tuple(history))
         if target is not None and _is_main_process():
             with appearing_folder(target) as folder:
                 self.save_pretrained(folder, target.name)
@@ -347,23 +342,7 @@ class MixQQuantizer(OptimumQuantizer):
 
     def _config_of_plan(self) -> MixQConfig:
         """Return the configuration that the quantized model was made with, else the default."""
-        config = None if self.quantized is None else self.quantized.config.quantization_config
-        return MixQConfig() if config is None else dataclasses.replace(config, plan=None, record=None)
-
-    def _write_card(self, folder: Path, name: str) -> None:
-        quantized = self._require_quantized()
-        card = model_card(
-            quantized.config.quantization_config,
-            self._require_plan(),
-            quantized.config.model_type,
-            megabytes_of(folder),
-            saved_bytes(self.model) / 1e6,
-            name,
-            Path(self.model.name_or_path).name or "MODEL",
-            self.evaluated,
-            self.timing,
-        )
-        card.save(folder / "README.md")
+        return MixQConfig() if self.result is None else dataclasses.replace(self.result.config, plan=None, record=None)
 
     def _read_plan(self, plan: BitPlan | str | Path | None, config: MixQConfig) -> BitPlan | None:
         """Return the plan that was given, or None for one that is to be chosen."""
@@ -397,14 +376,10 @@ class MixQQuantizer(OptimumQuantizer):
         images = open_images(dataset, self.model, self.processor, "evaluation", split)
         return self.selection.evaluation(images, samples, batch_size)
 
-    def _require_quantized(self) -> PreTrainedModel:
-        if self.quantized is None:
+    def _require_result(self) -> Quantized:
+        if self.result is None:
             raise ValueError("There is no quantized model yet: call quantize(config, dataset=...) first.")
-        return self.quantized
-
-    def _require_plan(self) -> BitPlan:
-        assert self.plan is not None  # what is quantized has a plan
-        return self.plan
+        return self.result
 
 
 def _is_main_process() -> bool:

@@ -31,10 +31,10 @@ def count_calls(monkeypatch, module, name, calls):
 
 def test_a_plan_is_chosen_from_one_blank_image_and_one_digest_of_weights_and_images(monkeypatch):
     model, calls = make_model("vit"), []
-    count_calls(monkeypatch, costs, "_blank_image", calls)
+    count_calls(monkeypatch, costs, "blank_images", calls)
     monkeypatch.setattr("optimum_mixq.pipeline.digest_inputs", lambda *given: calls.append("digest") or {"images": ""})
     choose_plan(model, *images_of(model), CONFIG)
-    assert sorted(calls) == ["_blank_image", "digest"]
+    assert sorted(calls) == ["blank_images", "digest"]
 
 
 @pytest.mark.parametrize(

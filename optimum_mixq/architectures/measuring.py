@@ -7,9 +7,10 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from optimum_mixq.architectures.describe import configured_channels, configured_image_size, require_image_size
 from optimum_mixq.utils.threads import fitting_threads
 
 
@@ -39,6 +40,13 @@ def measuring(model: nn.Module) -> Iterator[None]:
             vars(module).update(values)
 
 
+def blank_images(model: PreTrainedModel, count: int) -> Tensor:
+    """Return images of zeros, (count, C, H, W), of the size that the model is configured for."""
+    height, width = configured_image_size(model)
+    require_image_size(model, (height, width))
+    return torch.zeros(count, configured_channels(model), height, width, dtype=model.dtype, device=model.device)
+
+
 @contextmanager
 def threads_for(model: PreTrainedModel) -> Iterator[None]:
     """Run the block on as many of torch's threads as a forward of this model is fastest with.
@@ -48,9 +56,7 @@ def threads_for(model: PreTrainedModel) -> Iterator[None]:
     if model.device.type != "cpu":
         yield
         return
-    size = model.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    pixels = torch.zeros(TIMED_IMAGES, model.config.num_channels, height, width, dtype=model.dtype)
+    pixels = blank_images(model, TIMED_IMAGES)
 
     def run() -> None:
         with measuring(model), torch.no_grad():

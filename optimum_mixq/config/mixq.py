@@ -8,6 +8,7 @@ from typing import Any, Literal
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from optimum_mixq.config import options
+from optimum_mixq.utils.checks import require_one_of
 
 
 @dataclass(kw_only=True)
@@ -51,6 +52,8 @@ class MixQConfig(QuantizationConfigMixin):
         correction: move each weight, in closed form, to mend what its quantized input does to its output.
         ridge: how strongly that is held back, relative to the inputs' mean variance.
         compensation: round weights column by column, later columns making up for earlier ones; False: to nearest.
+        rounder: how weights are rounded, by name, instead of by `compensation`: "compensated", "nearest", or what was
+            registered.
         clip: with "folded", clip the vectors of scales and zero points after each LayerNorm to their mean plus or
             minus this many standard deviations; "search" tries several, None clips nothing (RepQ-ViT).
         balance: even out the channels of query and key between the two, which is exact before rounding.
@@ -77,7 +80,7 @@ class MixQConfig(QuantizationConfigMixin):
     solver: Literal["highs", "cbc"] = "highs"
     baseline: int = 8
     sensitivity_samples: int = 256
-    arithmetic: Literal["column", "folded"] = "column"
+    arithmetic: str = "column"
     calibration_samples: int = 32
     batch_size: int = 32
     seed: int = 0
@@ -87,6 +90,7 @@ class MixQConfig(QuantizationConfigMixin):
     correction: bool = True
     ridge: float = 1.0
     compensation: bool = True
+    rounder: str | None = None
     clip: float | Literal["search"] | None = "search"
     balance: bool = True
     trainable: bool = False
@@ -110,6 +114,10 @@ class MixQConfig(QuantizationConfigMixin):
             # A saved model also loads where what its plan was chosen by is not registered.
             if self.plan is None or group not in (options.RelevanceOptions, options.SensitivityOptions):
                 self._group(group)
+        if self.plan is None and self.rounder is not None:
+            from optimum_mixq.stages.calibration.rounders import rounder_names
+
+            require_one_of("rounder", rounder_names(), self.rounder)
 
     @property
     def budget(self) -> options.BudgetOptions:

@@ -8,6 +8,7 @@ checked: then all names are there.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from optimum_mixq.quant.arithmetics import arithmetic_names
 from optimum_mixq.utils.bits import LARGEST_BITS, SMALLEST_BITS, is_width
 from optimum_mixq.utils.checks import is_number, is_positive, is_whole, require, require_one_of
 
@@ -112,17 +113,21 @@ class CalibrationOptions:
     correction: bool
     ridge: float
     compensation: bool
+    rounder: str | None
     clip: float | Literal["search"] | None
     balance: bool
 
     def __post_init__(self) -> None:
-        require_one_of("arithmetic", ("column", "folded"), self.arithmetic)
+        require_one_of("arithmetic", arithmetic_names(), self.arithmetic)
         require(is_whole(self.calibration_samples, 1), "calibration_samples", A_COUNT, self.calibration_samples)
         require(is_whole(self.seed, 0, LARGEST_SEED), "seed", "a whole number from zero", self.seed)
         require(is_positive(self.ridge), "ridge", "a positive number", self.ridge)
         clip = self.clip is None or self.clip == "search" or is_positive(self.clip)
         require(clip, "clip", "a positive number of standard deviations, 'search' or None", self.clip)
         _require_switches(self, "input_search", "level", "weight_search", "correction", "compensation", "balance")
+        require(self.rounder is None or isinstance(self.rounder, str), "rounder", "a name or None", self.rounder)
+        if self.rounder is not None:
+            require(self.compensation, "compensation", "left out where rounder is given", self.compensation)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,13 @@ from optimum_mixq.config import MixQConfig
 from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
 from optimum_mixq.demo.speed import BITS, SIZE, TIMED_IMAGES, Speed, time_random_model
 from optimum_mixq.quantizer import MixQQuantizer
-from optimum_mixq.reporting.page import Contender
+from optimum_mixq.reporting.comparison import Contender
 from optimum_mixq.utils.progress import our_bars_alone
 
 
 # Fewer images than by default: the demo is to take a minute or two.
 CONFIG = MixQConfig(bits=3, sensitivity_samples=32)
+FRONTIER = 0
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ def run_demo(
     names: Sequence[str] = DEMO_MODELS,
     config: MixQConfig = CONFIG,
     samples: int | None = None,
+    frontier: int = FRONTIER,
     size: Mapping[str, int] = SIZE,
 ) -> None:
     """Quantize the shipped models, write them and their reports to the folder `output`, and print what came out.
 
-    `samples` is how many images they are evaluated on, by default all, and `size` the `ViTConfig` of the model that
-    is timed. Progress goes to stderr.
+    `samples` is how many images they are evaluated on, by default all, `frontier` how many sizes their reports
+    compare, and `size` the `ViTConfig` of the model that is timed. Progress goes to stderr.
     """
     started = time.monotonic()
 
@@ -59,7 +61,7 @@ def run_demo(
             quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
             packed = quantizer.quantize(config, demo_images_path(), folder)
             tell(f"{name}: comparing float, uniform and mixed bits on other images, and writing the report")
-            report = quantizer.report(demo_images_path(), folder, samples=samples)
+            report = quantizer.report(demo_images_path(), folder, samples=samples, frontier=frontier)
             check_reload(packed, folder)
             finished.append(Finished(name, folder, report.contenders))
         tell("timing a model of a size that people use")

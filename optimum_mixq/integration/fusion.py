@@ -10,8 +10,9 @@ from transformers.activations import ACT2FN, GELUActivation
 
 from optimum_mixq.architectures.describe import describe, replace_module
 from optimum_mixq.quant.grids import UniformGrid
+from optimum_mixq.quant.joint import JointProduct
 from optimum_mixq.quant.norms import RowLayerNorm, can_go_by_rows
-from optimum_mixq.quant.packed import JointProduct, PackedLinear
+from optimum_mixq.quant.packed import PackedLinear
 
 
 def fuse_layers(model: PreTrainedModel) -> None:
@@ -52,17 +53,14 @@ def join_products(model: PreTrainedModel) -> None:
     for layers in _readers_of_one_input(model):
         first = layers[0].input_grid
         if all(_are_equal(layer.input_grid, first) for layer in layers):
-            joint = JointProduct(layers)
-            for layer in layers:
-                layer.join(joint)
-            joint.prepare()
+            JointProduct(layers).join()
 
 
 def separate_products(model: PreTrainedModel) -> None:
     """Undo `join_products`, in place."""
     for layers in _readers_of_one_input(model):
-        for layer in layers:
-            layer.join(None)
+        if layers[0].joint is not None:
+            layers[0].joint.separate()
 
 
 def fuse_norms(model: PreTrainedModel) -> None:

@@ -1,18 +1,16 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""The plug into transformers: saving and loading of packed models, and the attention that they run.
+"""The plug into transformers: saving and loading of packed models.
 
 Importing this module registers the method "mixq", once per process.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.quantizers.auto import (
     AUTO_QUANTIZER_MAPPING,
     register_quantization_config,
@@ -20,40 +18,18 @@ from transformers.quantizers.auto import (
 )
 from transformers.quantizers.base import HfQuantizer
 
-from optimum_mixq.architectures.attention import release_attention, route_attention
+from optimum_mixq.architectures.attention import release_attention
 from optimum_mixq.architectures.describe import describe, replace_module
+from optimum_mixq.architectures.skeletons import insert_skeleton, packed_skeleton, trainable_skeleton
 from optimum_mixq.artifacts import BitPlan
-from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, STEM_AND_HEAD_BITS, MixQConfig
+from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, MixQConfig
 from optimum_mixq.integration.digests import check_files, digest_tensors
 from optimum_mixq.integration.fusion import fuse_layers, separate_layers
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.bitpacking import int16_to_scale
-from optimum_mixq.quant.grids import UniformGrid
-from optimum_mixq.quant.layers import QuantConv2d
-from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
-from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.memory import return_freed_memory
-
-
-def mixq_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Run the attention module's own quantizer; the signature is that of transformers' attention interface.
-
-    Like transformers' fused attention it returns no attention weights.
-    """
-    if scaling is None:
-        scaling = query.size(-1) ** -0.5
-    return getattr(module, ATTENTION_CHILD)(query, key, value, attention_mask, scaling, dropout), None
 
 
 class MixQHfQuantizer(HfQuantizer):
@@ -82,13 +58,14 @@ class MixQHfQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **_: Any
     ) -> None:
-        if self.quantization_config.trainable:
-            insert_trainable_layers(model, self.quantization_config)
-        else:
-            insert_packed_layers(model, self.quantization_config)
+        config = self.quantization_config
+        bits = _read_plan(model, config).bits
+        make = trainable_skeleton if config.trainable else packed_skeleton
+        insert_skeleton(model, make(model, bits, config.arithmetic))
+        _keep_attention(model)
+        if not config.trainable:
             saved_names = {name: saved for saved, name in _names_in_files(model).items()}
             tensors = {saved_names[name]: tensor for name, tensor in model.state_dict().items()}
-            config = self.quantization_config
             check_files(checkpoint_files or (), tensors, saved_names, _reading(config), config.digests)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
@@ -170,40 +147,6 @@ def refuse_other_attention() -> bool:
     )
 
 
-def insert_packed_layers(model: PreTrainedModel, config: MixQConfig) -> None:
-    """Replace the layers that the configuration's plan names by empty packed ones, on the model's device."""
-    architecture, plan = describe(model), _read_plan(model, config)
-    for name, (weight_bits, input_bits), has_bias in _linear_layers(model, plan, config):
-        linear = model.get_submodule(name)
-        sizes = (linear.in_features, linear.out_features, weight_bits, input_bits)
-        packed = PackedLinear(*sizes, config.arithmetic, has_bias, linear.weight.device)
-        replace_module(model, name, packed)
-    stem = model.get_submodule(architecture.stem)
-    bits = STEM_AND_HEAD_BITS
-    embedding = PackedConv2d(stem.weight.shape, stem.stride, bits, bits, stem.weight.device)
-    replace_module(model, architecture.stem, embedding)
-    _insert_attention(model, plan, AttentionQuantizer, stem.weight.device)
-
-
-def insert_trainable_layers(model: PreTrainedModel, config: MixQConfig) -> None:
-    """Replace the same layers by empty ones with float weights and learned grids, on the model's device."""
-    architecture, plan = describe(model), _read_plan(model, config)
-    for name, (weight_bits, input_bits), has_bias in _linear_layers(model, plan, config):
-        linear = model.get_submodule(name)
-        like = {"device": linear.weight.device}
-        rows, columns = torch.ones(linear.out_features, 1, **like), torch.ones(linear.in_features, **like)
-        bias = torch.zeros(linear.out_features, **like) if has_bias else None
-        weight_grid, input_grid = UniformGrid(rows, rows, weight_bits), UniformGrid(columns, columns, input_bits)
-        learned = LearnedLinear(torch.empty_like(linear.weight), bias, weight_grid, input_grid, config.arithmetic)
-        replace_module(model, name, learned)
-    stem = model.get_submodule(architecture.stem)
-    rows = torch.ones(stem.out_channels, 1, device=stem.weight.device)
-    channels = torch.ones(stem.in_channels, device=stem.weight.device)
-    grids = UniformGrid(rows, rows, STEM_AND_HEAD_BITS), UniformGrid(channels, channels, STEM_AND_HEAD_BITS)
-    replace_module(model, architecture.stem, QuantConv2d(stem, *grids))
-    _insert_attention(model, plan, LearnedAttention, stem.weight.device)
-
-
 def rename_checkpoint(model: PreTrainedModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Give a state dict that `save_pretrained` wrote the names that the model has in memory, in place.
 
@@ -247,37 +190,6 @@ def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
     plan = BitPlan(config.plan)
     plan.check_fits(describe(model))
     return plan
-
-
-def _linear_layers(model: PreTrainedModel, plan: BitPlan, config: MixQConfig) -> Iterator[tuple[str, Bits, bool]]:
-    """Yield the name, the bits, and whether there is a bias, of each linear layer that is quantized."""
-    architecture = describe(model)
-    # Folding a LayerNorm's shift gives its readers a bias, if they had none.
-    given_bias = {
-        reader
-        for norm in architecture.norms
-        for reader in norm.readers
-        if config.arithmetic == "folded" and norm.shift_foldable
-    }
-    widths = {name: plan.bits[unit.name] for name, unit in architecture.unit_of_module.items()}
-    widths |= dict.fromkeys(architecture.heads, Bits(STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS))
-    for name, bits in widths.items():
-        yield name, bits, model.get_submodule(name).bias is not None or name in given_bias
-
-
-def _insert_attention(
-    model: PreTrainedModel,
-    plan: BitPlan,
-    kind: type[AttentionQuantizer] | type[LearnedAttention],
-    device: torch.device,
-) -> None:
-    for block in describe(model).blocks:
-        if block.attention is not None:
-            attention = model.get_submodule(block.attention)
-            qk_bits, av_bits = plan.bits[block.unit("qk").name][1], plan.bits[block.unit("av").name][1]
-            attention.add_module(ATTENTION_CHILD, kind(block.heads, block.head_size, qk_bits, av_bits, device))
-    route_attention(model, ATTENTION)
-    _keep_attention(model)
 
 
 def _keep_attention(model: PreTrainedModel) -> None:
@@ -324,9 +236,6 @@ def _register() -> None:
         return
     register_quantization_config(QUANT_METHOD)(MixQConfig)
     register_quantizer(QUANT_METHOD)(MixQHfQuantizer)
-    AttentionInterface.register(ATTENTION, mixq_attention)
-    # Without a mask function of the same name transformers drops masks. Ours are added to the scores, as eager's are.
-    AttentionMaskInterface.register(ATTENTION, eager_mask)
 
 
 _register()

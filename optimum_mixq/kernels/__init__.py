@@ -5,7 +5,7 @@
 another one before those that are there.
 """
 
-from optimum_mixq.kernels.contract import Activation, IntegerProduct, Kernel, WeightCodes
+from optimum_mixq.kernels.contract import OPERAND_BITS, Activation, IntegerProduct, Kernel, WeightCodes
 from optimum_mixq.kernels.int_mm import IntMMKernel
 from optimum_mixq.kernels.onednn import OneDNNKernel
 from optimum_mixq.kernels.operators import integer_linear, integer_product
@@ -14,6 +14,7 @@ from optimum_mixq.kernels.registry import choose_kernel, prepare_kernel, registe
 
 
 __all__ = [
+    "OPERAND_BITS",
     "Activation",
     "IntMMKernel",
     "IntegerProduct",

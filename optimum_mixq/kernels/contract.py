@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 
 Activation = Literal["none", "gelu"]
+# The smallest width that common hardware multiplies: operands are int8.
+OPERAND_BITS = 8
 
 _handles = itertools.count()
 _kernels: "weakref.WeakValueDictionary[int, Kernel]" = weakref.WeakValueDictionary()
@@ -49,7 +51,7 @@ class IntegerProduct:
     @property
     def bits(self) -> int:
         """Return the bits that a kernel has to multiply at least."""
-        return 8 if self.weight is None else self.weight.bits
+        return OPERAND_BITS if self.weight is None else self.weight.bits
 
     @staticmethod
     def concatenate(products: "Sequence[IntegerProduct]") -> "IntegerProduct":

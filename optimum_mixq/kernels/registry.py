@@ -3,7 +3,7 @@
 
 import torch
 
-from optimum_mixq.kernels.contract import IntegerProduct, Kernel
+from optimum_mixq.kernels.contract import OPERAND_BITS, IntegerProduct, Kernel
 from optimum_mixq.kernels.int_mm import IntMMKernel
 from optimum_mixq.kernels.onednn import OneDNNKernel
 from optimum_mixq.kernels.reference import ReferenceKernel
@@ -17,7 +17,7 @@ def register_kernel(kernel: type[Kernel]) -> None:
     KERNELS.insert(0, kernel)
 
 
-def choose_kernel(device: torch.device, bits: int = 8) -> type[Kernel]:
+def choose_kernel(device: torch.device, bits: int = OPERAND_BITS) -> type[Kernel]:
     """Return the first kernel that multiplies weights of so many bits on a device."""
     return next(kernel for kernel in KERNELS if kernel.supports(device, bits))
 

@@ -3,14 +3,14 @@
 
 import functools
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from optimum_mixq.quant.bitpacking import int16_to_scale, scale_to_int16
-from optimum_mixq.quant.grids import UniformGrid, fake_quantize, log_steps
+from optimum_mixq.quant.grids import UniformGrid, fake_quantize
+from optimum_mixq.quant.log_grid import log_grid_powers, log_steps, powers_of_steps_
 from optimum_mixq.quant.prepared import PreparedModule
 
 
@@ -50,17 +50,6 @@ class AttentionQuantizer(PreparedModule):
         """Take the grid (heads, head size) of "query", "key" or "value"."""
         getattr(self, f"mixq_{name}_scale").copy_(scale_to_int16(grid.scale))
         getattr(self, f"mixq_{name}_zero_point").copy_(grid.zero_point)
-        self.prepare()
-
-    def take_grids(self, other: "AttentionQuantizer", names: Sequence[str]) -> None:
-        """Take over another quantizer's grids of the named operands, and the bits of their matmul."""
-        for name in names:
-            for buffer in (f"mixq_{name}_scale", f"mixq_{name}_zero_point"):
-                getattr(self, buffer).copy_(getattr(other, buffer))
-        if "value" in names:
-            self.av_bits = other.av_bits
-        else:
-            self.qk_bits = other.qk_bits
         self.prepare()
 
     @torch.no_grad()
@@ -112,7 +101,7 @@ class AttentionQuantizer(PreparedModule):
         scores = torch.matmul(_contiguous(queries, dtype), keys.transpose(-1, -2)).float()  # (B, heads, T, T)
         if mask is not None:
             scores.add_(mask, alpha=steps_per_score)
-        powers = _powers_of_steps_(scores, self.av_bits)
+        powers = powers_of_steps_(scores, self.av_bits)
         total = powers.sum(-1, keepdim=True)  # (B, heads, T, 1)
         values = _contiguous(self._integers("value", value, self.av_bits), dtype)
         output = torch.matmul(powers.to(dtype), values).float().mul_(self._grids["value"].scale).div_(total)
@@ -157,47 +146,6 @@ def matmul_dtype(device: torch.device) -> torch.dtype:
 def _cuda_multiplies_bfloat16() -> bool:
     # Emulated bfloat16, on GPUs before Ampere, is slower than float32.
     return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def quantized_softmax(scores: Tensor, bits: int) -> Tensor:
-    """Return softmax(scores) (..., T) with exp(score - row maximum) on the logarithmic grid, rows summing to one.
-
-    >>> quantized_softmax(torch.tensor([0.0, -math.log(2), -20.0]), bits=3).tolist()  # 1, 1/2, below the grid
-    [0.6666666865348816, 0.3333333432674408, 0.0]
-    """
-    powers = log_grid_powers(scores, bits)
-    return powers / powers.sum(-1, keepdim=True)
-
-
-def log_grid_powers(scores: Tensor, bits: int) -> Tensor:
-    """Return exp(score - row maximum) (..., T) on the logarithmic grid, with a straight-through gradient.
-
-    # Unlike the paper: the grid is applied before the division by the row's sum, not after it. So the largest weight
-    # of each row is exact, no scale has to be calibrated, and the rows still sum to one.
-    """
-    exact = scores.detach().to(torch.promote_types(scores.dtype, torch.float32), copy=True)
-    powers = log_grid_powers_(exact, bits).to(scores.dtype)
-    if not scores.requires_grad:
-        return powers
-    smooth = torch.exp(scores - scores.detach().amax(-1, keepdim=True))
-    return smooth + (powers - smooth).detach()
-
-
-def log_grid_powers_(scores: Tensor, bits: int) -> Tensor:
-    """Turn scores (..., T) in place into exp(score - row maximum) on the logarithmic grid.
-
-    log2 exp(d) = d / ln 2, so the code of an element is round(steps (maximum - score) / ln 2): no logarithm is taken.
-    """
-    return _powers_of_steps_(scores.mul_(log_steps(bits) / math.log(2)), bits)
-
-
-def _powers_of_steps_(scores: Tensor, bits: int) -> Tensor:
-    """Turn scores (..., T), counted in steps of the logarithmic grid, in place into powers on it."""
-    steps = log_steps(bits)
-    # minus the code: -floor(x + 1/2) = ceil(-x - 1/2)
-    exponents = scores.sub_(scores.amax(-1, keepdim=True).add_(0.5)).ceil_()
-    # The last code is zero: cut halfway between it and the last but one.
-    return torch.threshold_(exponents.mul_(1 / steps).exp2_(), 2 ** (-(2**bits - 1.5) / steps), 0.0)
 
 
 def _contiguous(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor
 
+from optimum_mixq.utils.bits import LARGEST_BITS, SMALLEST_BITS, is_width
+
 
 def packed_size(count: int, bits: int) -> int:
     """Return the bytes that `count` codes of `bits` bits take.
@@ -60,5 +62,5 @@ def int16_to_scale(stored: Tensor) -> Tensor:
 
 
 def _check_bits(bits: int) -> None:
-    if not 2 <= bits <= 8:
-        raise ValueError(f"Expected a width of 2 to 8 bits, found {bits}.")
+    if not is_width(bits):
+        raise ValueError(f"Expected a width of {SMALLEST_BITS} to {LARGEST_BITS} bits, found {bits}.")

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from optimum_mixq.kernels import OneDNNKernel
+from optimum_mixq.kernels import OPERAND_BITS, OneDNNKernel
 
 
 # Float32 numbers that fit a core's second-level cache, with room for what they are made from.
@@ -47,7 +47,7 @@ def add_gram_(total: Tensor, rows: Tensor) -> None:
     """
     if rows.dtype != torch.uint8:
         total.addmm_(rows.T, rows)
-    elif not OneDNNKernel.supports(rows.device, 8):
+    elif not OneDNNKernel.supports(rows.device, OPERAND_BITS):
         total.add_(rows.T.float() @ rows.float())
     else:
         signed = (rows.to(torch.int16) - 128).to(torch.int8).T.contiguous()  # (C, N)

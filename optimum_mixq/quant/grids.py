@@ -1,9 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""The two grids that values are rounded to, as pure functions on tensors.
+"""The uniform grid that values are rounded to, as pure functions on tensors; softmax has another, in `log_grid.py`.
 
-A uniform grid has the values scale * (code - zero_point), code in 0..2^bits - 1. The logarithmic grid, for numbers in
-[0, 1], has the values 2^(-code / steps), and its last code stands for zero. The functions that fake-quantize return
-exactly what `dequantize(quantize(x))` returns, with a straight-through gradient (Bengio et al., arXiv 1308.3432).
+A uniform grid has the values scale * (code - zero_point), code in 0..2^bits - 1. `fake_quantize` returns exactly what
+`dequantize(quantize(x))` returns, with a straight-through gradient (Bengio et al., arXiv 1308.3432).
 """
 
 from dataclasses import dataclass
@@ -95,44 +94,6 @@ def fake_quantize(values: Tensor, grid: UniformGrid) -> Tensor:
     low, high = (0 - grid.zero_point) * grid.scale, (grid.largest_code - grid.zero_point) * grid.scale
     passing = torch.minimum(torch.maximum(exact, low), high).to(values.dtype)
     return passing + (rounded - passing).detach()
-
-
-def log_steps(bits: int) -> int:
-    """Return the steps per octave of the logarithmic grid: 2, which is log-sqrt2, and from 6 bits on more.
-
-    # Unlike the paper: 2^bits codes at two per octave reach below 2^-30 from 6 bits on, where nothing is left to tell
-    # apart, while neighbouring values stay 41 % apart. Finer steps that reach 2^-16 spend the bits better.
-
-    >>> [log_steps(bits) for bits in (2, 4, 5, 6, 7, 8)]
-    [2, 2, 2, 4, 8, 16]
-    """
-    return max(2, 2 ** (bits - 4))
-
-
-def quantize_log(values: Tensor, bits: int) -> Tensor:
-    """Return int32 codes round(-steps log2 values) (RepQ-ViT, arXiv 2212.08254, section 3.3, where steps = 2).
-
-    # Unlike the paper: the last code is zero, so that 2^bits codes say everything. RepQ-ViT sets what lies below the
-    # grid to zero beside its 2^bits codes, which no b-bit number can store.
-
-    >>> quantize_log(torch.tensor([1.0, 0.5, 0.25, 0.0]), bits=3).tolist()
-    [0, 2, 4, 7]
-    """
-    zero_code = 2**bits - 1
-    codes = torch.floor(-log_steps(bits) * torch.log2(_compute_dtype(values)) + 0.5)
-    return codes.clamp(0, zero_code).to(torch.int32)
-
-
-def dequantize_log(codes: Tensor, bits: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return 2^(-codes / steps), and zero for the last code."""
-    values = torch.exp2(codes.to(dtype) / -log_steps(bits))
-    return torch.where(codes == 2**bits - 1, torch.zeros_like(values), values)
-
-
-def fake_quantize_log(values: Tensor, bits: int) -> Tensor:
-    """Return the logarithmic grid's values for numbers in [0, 1], in their dtype, with a straight-through gradient."""
-    rounded = dequantize_log(quantize_log(values.detach(), bits), bits, _compute_dtype(values).dtype).to(values.dtype)
-    return values + (rounded - values).detach() if values.requires_grad else rounded
 
 
 def require_finite(values: Tensor, name: str) -> None:

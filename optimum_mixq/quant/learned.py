@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from optimum_mixq.quant.attention import AttentionQuantizer, log_grid_powers
+from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import LARGEST_ZERO_POINT, SMALLEST_SCALE, UniformGrid
-from optimum_mixq.quant.layers import Arithmetic, GriddedLinear, QuantLinear, round_to_operand
+from optimum_mixq.quant.layers import GriddedLinear, QuantLinear
+from optimum_mixq.quant.log_grid import log_grid_powers
 
 
 class LearnedRounding(Function):
@@ -68,25 +69,17 @@ class LearnedLinear(GriddedLinear):
 
     mixq_weight_zero_point: Tensor
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        weight_grid: UniformGrid,
-        input_grid: UniformGrid,
-        arithmetic: Arithmetic,
-    ) -> None:
-        super().__init__(weight, bias, (weight_grid.bits, input_grid.bits), arithmetic)
-        self.mixq_weight_step = nn.Parameter(weight_grid.scale.reshape(-1, 1).clone())
-        self.register_buffer("mixq_weight_zero_point", weight_grid.zero_point.reshape(-1, 1).clone())
-        self.mixq_input_step = nn.Parameter(input_grid.scale.clone())
+    def take_grids(self, weight_grid: UniformGrid, input_grid: UniformGrid) -> None:
+        self.mixq_weight_step = nn.Parameter(weight_grid.scale.clone())
+        self.register_buffer("mixq_weight_zero_point", weight_grid.zero_point.clone())
+        self.mixq_input_step = nn.Parameter(input_grid.scale)
         self.mixq_input_offset = nn.Parameter(-input_grid.zero_point * input_grid.scale)
 
     @classmethod
     def from_quant(cls, layer: QuantLinear) -> "LearnedLinear":
         """Return the layer that starts where calibration ended."""
         bias = None if layer.bias is None else layer.bias.detach().clone()
-        return cls(layer.weight.detach().clone(), bias, layer.weight_grid, layer.input_grid, layer.arithmetic)
+        return cls(layer.weight.detach().clone(), bias, layer.weight_grid, layer.input_grid, layer.arithmetic.name)
 
     @property
     def weight_grid(self) -> UniformGrid:
@@ -97,23 +90,20 @@ class LearnedLinear(GriddedLinear):
         return learned_grid(self.mixq_input_step, self.mixq_input_offset, self.input_bits)
 
     def rounded_weight(self) -> Tensor:
-        """Return the weight (O, C) on its grid, with gradients for it and for its steps."""
-        scale = self.input_grid.scale if self.arithmetic == "folded" else None
-        gridded = self.weight if scale is None else self.weight * scale
+        """Return the weight (O, C) that multiplies the dequantized input, with gradients for it and for its steps."""
+        input_scale = self.input_grid.scale
         step = stored_step(self.mixq_weight_step)
         # LSQ, section 2.2: 1 / sqrt(N Q), N the weights that share a step.
         factor = 1 / math.sqrt(self.in_features * (2**self.weight_bits - 1))
+        gridded = self.arithmetic.to_grid(self.weight, input_scale)
         values = LearnedRounding.apply(gridded, step, self.mixq_weight_zero_point, None, self.weight_bits, factor)
-        return values if scale is None else values / scale
+        return self.arithmetic.effective_weight(values, input_scale)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return self.forward_in_integers(input)
-        weight = self.rounded_weight()
-        if self.arithmetic == "column":
-            weight = round_to_operand(weight, self.input_grid.scale)
         rounded = round_learned(input, self.mixq_input_step, self.mixq_input_offset, self.input_bits)
-        return F.linear(rounded.to(input.dtype), weight.to(input.dtype), self.bias)
+        return F.linear(rounded.to(input.dtype), self.rounded_weight().to(input.dtype), self.bias)
 
     def dampening(self) -> Tensor:
         """Return the sum of squared distances of the weights to their grid's values, in steps.
@@ -121,9 +111,8 @@ class LearnedLinear(GriddedLinear):
         Weights that lie between two values flip back and forth; this pulls them to one (Nagel et al., arXiv
         2203.11086, section 4.1).
         """
-        gridded = self.weight * self.input_grid.scale if self.arithmetic == "folded" else self.weight
         step = stored_step(self.mixq_weight_step).detach()
-        codes = gridded / step + self.mixq_weight_zero_point
+        codes = self.gridded_weight() / step + self.mixq_weight_zero_point
         clipped = codes.clamp(0, 2**self.weight_bits - 1)
         return (clipped - clipped.detach().add(0.5).floor()).square().sum()
 

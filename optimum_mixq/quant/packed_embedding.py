@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from optimum_mixq.kernels import Kernel
-from optimum_mixq.quant.bitpacking import int16_to_scale, pack_codes, packed_size, scale_to_int16, unpack_codes
+from optimum_mixq.quant.bitpacking import pack_codes, packed_size, unpack_codes
 from optimum_mixq.quant.grids import UniformGrid, dequantize, quantize
 from optimum_mixq.quant.layers import QuantConv2d
 from optimum_mixq.quant.patches import build_kernels, embed_patches
-from optimum_mixq.quant.prepared import PreparedModule
+from optimum_mixq.quant.stored_grids import StoredGrids
 
 
-class PackedConv2d(PreparedModule):
+class PackedConv2d(StoredGrids):
     """A patch embedding of packed codes that multiplies integers.
 
     ViT and DeiT read `weight.dtype` and cast pixels to it (transformers 5.9 to 5.23), so the codes lie in
@@ -22,10 +22,6 @@ class PackedConv2d(PreparedModule):
     """
 
     mixq_codes: Tensor
-    mixq_weight_scale: Tensor
-    mixq_weight_zero_point: Tensor
-    mixq_input_scale: Tensor
-    mixq_input_zero_point: Tensor
     bias: nn.Parameter
 
     def __init__(
@@ -41,10 +37,7 @@ class PackedConv2d(PreparedModule):
         self.weight_bits, self.input_bits = weight_bits, input_bits
         octets = packed_size(torch.Size(shape).numel(), weight_bits)
         self.register_buffer("mixq_codes", torch.zeros(octets, dtype=torch.uint8, device=device))
-        self.register_buffer("mixq_weight_scale", torch.zeros(shape[0], dtype=torch.int16, device=device))
-        self.register_buffer("mixq_weight_zero_point", torch.zeros(shape[0], dtype=torch.uint8, device=device))
-        self.register_buffer("mixq_input_scale", torch.zeros(shape[1], dtype=torch.int16, device=device))
-        self.register_buffer("mixq_input_zero_point", torch.zeros(shape[1], dtype=torch.int16, device=device))
+        self.register_grids(shape[0], shape[1], device)
         self.bias = nn.Parameter(torch.zeros(shape[0], device=device), requires_grad=False)
         self._weight: Tensor | None = None
         self._kernels: list[Kernel] = []
@@ -55,10 +48,7 @@ class PackedConv2d(PreparedModule):
         """Return the packed layer that computes what `layer` computes."""
         packed = cls(layer.weight.shape, layer.stride, layer.weight_bits, layer.input_bits, device=layer.weight.device)
         packed.mixq_codes.copy_(pack_codes(quantize(layer.weight.flatten(1), layer.weight_grid), layer.weight_bits))
-        packed.mixq_weight_scale.copy_(scale_to_int16(layer.mixq_weight_scale.flatten()))
-        packed.mixq_weight_zero_point.copy_(layer.mixq_weight_zero_point.flatten())
-        packed.mixq_input_scale.copy_(scale_to_int16(layer.mixq_input_scale.flatten()))
-        packed.mixq_input_zero_point.copy_(layer.mixq_input_zero_point.flatten())
+        packed.store_grids(layer.weight_grid, layer.input_grid)
         packed.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         packed.prepare()
         return packed
@@ -85,19 +75,16 @@ class PackedConv2d(PreparedModule):
 
     @torch.no_grad()
     def prepare(self) -> None:
-        scale, zero_point = int16_to_scale(self.mixq_weight_scale), self.mixq_weight_zero_point.float()
-        codes = unpack_codes(self.mixq_codes, self.weight_bits, torch.Size(self.shape).numel())
-        grid = UniformGrid(scale[:, None], zero_point[:, None], self.weight_bits)
-        codes = codes.view(self.shape)
+        grid, inputs = self.weight_grid, self.input_grid
+        codes = unpack_codes(self.mixq_codes, self.weight_bits, torch.Size(self.shape).numel()).view(self.shape)
         self._weight = dequantize(codes.flatten(1), grid).view(self.shape).to(self.bias.dtype)
-        input_scale = int16_to_scale(self.mixq_input_scale).view(-1, 1, 1)
-        self._input_grid = UniformGrid(input_scale, self.mixq_input_zero_point.float().view(-1, 1, 1), self.input_bits)
-        self._kernels = build_kernels(codes, grid, self._input_grid, self.bias)
+        self._pixel_grid = UniformGrid(inputs.scale.view(-1, 1, 1), inputs.zero_point.view(-1, 1, 1), inputs.bits)
+        self._kernels = build_kernels(codes, grid, self._pixel_grid, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         if self._weight is None:
             self.prepare()
-        return embed_patches(input, self._input_grid, self.stride, self._kernels)
+        return embed_patches(input, self._pixel_grid, self.stride, self._kernels)
 
     def __getstate__(self) -> dict:
         # oneDNN's opaque weights can be neither pickled nor copied; they are built again from the buffers.

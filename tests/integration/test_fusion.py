@@ -124,8 +124,13 @@ def test_a_joint_product_gives_each_layer_its_own_output_to_the_bit(name, arithm
 def test_a_joint_product_keeps_nothing_after_the_last_layer(vit):
     model = quantized(vit)
     logits(model, random_pixels(vit, 2))
-    joint = joint_layers(model)[0]._joint
-    assert joint is not None and joint._kept is None
+    first, second, third = joint_layers(model)
+    assert first.joint.waiting == ()
+    rows = torch.randn(2, 7, first.in_features)
+    first(rows)
+    assert first.joint.waiting == (1, 2)
+    second(rows), third(rows)
+    assert first.joint.waiting == ()
 
 
 def test_what_changed_in_place_is_multiplied_anew(vit):
@@ -148,7 +153,7 @@ def test_copies_pickles_and_moved_models_multiply_jointly(vit, tmp_path):
     expected = logits(model, pixels)
     torch.save(model, tmp_path / "model.pt")
     for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
-        joint = joint_layers(other)[0]._joint
+        joint = joint_layers(other)[0].joint
         assert joint is not None and all(a is b for a, b in zip(joint.layers, joint_layers(other), strict=True))
         assert torch.equal(logits(other, pixels), expected)
     assert torch.equal(logits(copy.deepcopy(model).to(torch.float64).to(torch.float32), pixels), expected)
@@ -162,7 +167,18 @@ def test_layers_on_different_grids_multiply_alone(vit):
     model = quantized(vit)
     separate_products(model)
     layers = joint_layers(model)
-    assert all(layer._joint is None for layer in layers)
+    assert all(layer.joint is None for layer in layers)
     layers[1].mixq_input_zero_point.add_(1)
     join_products(model)
-    assert all(layer._joint is None for layer in layers)
+    assert all(layer.joint is None for layer in layers)
+
+
+def test_a_layer_has_an_activation_or_joins_others_not_both(vit):
+    model = quantized(vit)
+    layers = joint_layers(model)
+    with pytest.raises(ValueError, match="Expected a layer that multiplies alone, found one in a joint product"):
+        layers[0].fuse("gelu")
+    separate_products(model)
+    layers[1].fuse("gelu")
+    with pytest.raises(ValueError, match="Expected layers without an activation to join, found 'gelu'"):
+        join_products(model)

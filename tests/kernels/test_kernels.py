@@ -2,8 +2,9 @@
 import pytest
 import torch
 from conftest import DEVICE, make_model, random_pixels
+from transformers import AutoModelForImageClassification
 
-from optimum_mixq import BitPlan, MixQConfig
+from optimum_mixq import MixQConfig, MixQQuantizer
 from optimum_mixq.kernels import (
     IntegerProduct,
     IntMMKernel,
@@ -15,7 +16,6 @@ from optimum_mixq.kernels import (
     register_kernel,
     registry,
 )
-from optimum_mixq.pipeline import quantize_model
 
 
 KERNELS = [OneDNNKernel, IntMMKernel, ReferenceKernel]
@@ -147,15 +147,21 @@ class HalfBytes(Kernel):
         return (torch.nn.functional.gelu(products) if activation == "gelu" else products).to(dtype)
 
 
-def test_a_kernel_from_outside_gets_codes_and_multiplies_them(monkeypatch):
+def test_a_kernel_from_outside_gets_codes_and_multiplies_them(monkeypatch, tmp_path):
     model = make_model("vit")
-    config, plan = MixQConfig(bits=4, arithmetic="folded"), BitPlan.uniform(model, 4)
+    config = MixQConfig(bits=4, arithmetic="folded", calibration_samples=8)
     pixels = random_pixels(model, 5, seed=7)
+
+    def quantize(folder=None):
+        return MixQQuantizer.from_pretrained(model).quantize(config, random_pixels(model, 8), folder, plan="uniform")
+
     with torch.no_grad():
-        expected = quantize_model(model, plan, [random_pixels(model, 8)], config)(pixel_values=pixels).logits
+        expected = quantize()(pixel_values=pixels).logits
         monkeypatch.setattr(registry, "KERNELS", [*registry.KERNELS])
         monkeypatch.setattr(HalfBytes, "prepared", 0)
         register_kernel(HalfBytes)
-        found = quantize_model(model, plan, [random_pixels(model, 8)], config)(pixel_values=pixels).logits
-    assert HalfBytes.prepared > 0
-    assert torch.allclose(found, expected, atol=1e-4)
+        found = quantize(tmp_path / "packed")(pixel_values=pixels).logits
+        made, HalfBytes.prepared = HalfBytes.prepared, 0
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "packed")(pixel_values=pixels).logits
+    assert made > 0 and HalfBytes.prepared > 0
+    assert torch.allclose(found, expected, atol=1e-4) and torch.equal(loaded, found)

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from optimum_mixq.quant.attention import AttentionQuantizer, quantized_softmax
+from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
 
 
@@ -26,19 +26,6 @@ def slow_softmax_row(scores, bits):
     codes = [math.floor(-steps * math.log2(math.exp(score - max(scores))) + 0.5) for score in scores]
     powers = [0.0 if code >= 2**bits - 1 else 2 ** (-code / steps) for code in codes]
     return [power / sum(powers) for power in powers]
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_quantized_softmax_is_that_of_the_equation(bits):
-    scores = 3 * torch.randn(4, 7, generator=torch.Generator().manual_seed(bits))
-    expected = torch.tensor([slow_softmax_row(row, bits) for row in scores.tolist()])
-    assert torch.allclose(quantized_softmax(scores, bits), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_rows_of_quantized_softmax_sum_to_one(bits):
-    weights = quantized_softmax(10 * torch.randn(50, 9), bits)
-    assert torch.allclose(weights.sum(-1), torch.ones(50))
 
 
 def test_attention_is_that_of_the_equation_element_by_element(monkeypatch):

@@ -10,11 +10,8 @@ from optimum_mixq.quant.grids import (
     SMALLEST_SCALE,
     UniformGrid,
     dequantize,
-    dequantize_log,
     fake_quantize,
-    fake_quantize_log,
     quantize,
-    quantize_log,
     require_finite,
     symmetric_grid,
     uniform_grid,
@@ -113,35 +110,6 @@ def test_scales_are_what_float16_stores():
     grid = uniform_grid(torch.tensor([-0.1, 0.0]), torch.tensor([0.2, 1e-9]), 4)
     assert torch.equal(grid.scale, grid.scale.half().float())
     assert grid.scale[1] == SMALLEST_SCALE
-
-
-STEPS = {2: 2, 3: 2, 4: 2, 5: 2, 6: 4, 7: 8, 8: 16}  # per octave
-
-
-def slow_log_code(value, bits):
-    return 2**bits - 1 if value == 0 else min(math.floor(-STEPS[bits] * math.log2(value) + 0.5), 2**bits - 1)
-
-
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_log_codes_are_those_of_the_equation(bits, dtype):
-    values = torch.cat([torch.rand(100), torch.tensor([0.0, 1.0, 0.5, 1e-30])]).to(dtype)
-    for value, code in zip(values.tolist(), quantize_log(values, bits).tolist(), strict=True):
-        exact = -STEPS[bits] * math.log2(value) + 0.5 if value else 0.3
-        assert code == slow_log_code(value, bits) or abs(exact - round(exact)) < 1e-4
-
-
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_fake_log_quantization_is_exactly_dequantized_codes(bits, dtype):
-    values = torch.rand(100).to(dtype)
-    computed = torch.float64 if dtype == torch.float64 else torch.float32
-    expected = dequantize_log(quantize_log(values, bits), bits, computed).to(dtype)
-    assert torch.equal(fake_quantize_log(values, bits), expected)
-
-
-def test_the_log_grid_spends_its_last_code_on_zero():
-    assert dequantize_log(torch.tensor([0, 1, 2, 3]), bits=2).tolist() == pytest.approx([1, 0.5**0.5, 0.5, 0])
 
 
 @pytest.mark.parametrize(("value", "kind"), [(float("nan"), "NaN"), (float("inf"), "infinite")])

@@ -77,7 +77,7 @@ def quant_linear(arithmetic, weight_bits, input_bits, seed=0):
     inputs = torch.randn(2, 9, 7, generator=generator) + torch.randn(7, generator=generator)
     input_grid = uniform_grid(inputs.amin((0, 1)), inputs.amax((0, 1)) * 0.8, input_bits)
     layer = QuantLinear(weight, bias, weight_grid(weight, weight_bits), input_grid, arithmetic)
-    if layer.arithmetic == "folded":
+    if layer.arithmetic.name == "folded":
         grid = weight_grid(layer.gridded_weight(), weight_bits)
         layer.mixq_weight_scale.copy_(grid.scale)
         layer.mixq_weight_zero_point.copy_(grid.zero_point)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import DEVICE
 
+from optimum_mixq.quant.arithmetics.column import column_operand
 from optimum_mixq.quant.grids import dequantize, fake_quantize, quantize
-from optimum_mixq.quant.layers import QuantLinear, column_operand
+from optimum_mixq.quant.layers import QuantLinear
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.stages.calibration.observers import RowObserver, minmax_grid, searched_weight_grid
 
@@ -37,7 +38,7 @@ def slow_output(layer, rows):
     columns = inputs.scale.double()
     results = []
     for row in range(layer.out_features):
-        if layer.arithmetic == "folded":
+        if layer.arithmetic.name == "folded":
             weights = gridded[row]
         else:
             operand, scale = column_operand(gridded[row : row + 1].float(), inputs.scale)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optimum_mixq.kernels import OPERAND_BITS
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite, symmetric_grid, uniform_grid
 
 
@@ -98,40 +99,19 @@ def _sort(values: Tensor) -> Tensor:
     return values.sort(-1).values
 
 
-def minmax_grid(observation: Observation, bits: int, per_channel: bool = True) -> UniformGrid:
-    """Return the grid (C,), or (1,), that spans everything that was seen."""
-    low, high = observation.low, observation.high
-    if not per_channel:
-        low, high = low.amin().view(1), high.amax().view(1)
-    return uniform_grid(low, high, bits)
+def minmax_grid(observation: Observation, bits: int) -> UniformGrid:
+    """Return the grid (C,) that spans everything that was seen."""
+    return uniform_grid(observation.low, observation.high, bits)
 
 
-def percentile_grid(observation: Observation, bits: int, percentile: float, per_channel: bool = True) -> UniformGrid:
-    """Return the grid that spans the values between the quantiles `1 - percentile` and `percentile`."""
-    values, counts = observation.values, observation.counts
-    if not per_channel:
-        values, counts = values.reshape(-1, 1), counts.reshape(-1, 1)
-    values, order = values.sort(0)
-    counts = counts.gather(0, order)
-    position = counts.cumsum(0) / counts.sum(0)  # (R, C): share of the stream at or below each value
-    low = values.gather(0, (position < 1 - percentile).sum(0, keepdim=True).clamp(max=len(values) - 1))[0]
-    high = values.gather(0, (position < percentile).sum(0, keepdim=True).clamp(max=len(values) - 1))[0]
-    return uniform_grid(low, high, bits)
-
-
-def searched_grid(
-    observation: Observation, bits: int, per_channel: bool = True, column_weight: Tensor | None = None
-) -> UniformGrid:
-    """Return the grid (C,), or (1,), of least expected squared error, over ratios of each end to what was seen.
+def searched_grid(observation: Observation, bits: int) -> UniformGrid:
+    """Return the grid (C,) of least expected squared error, over ratios of each end to what was seen.
 
     The upper end is searched first and then the lower one, all channels at once. Clipping is charged for what it does
     to the values seen; an end that clips none of them, for what it is expected to do to as many others: with 8 bits a
-    wider range costs less than that. `column_weight` (C,) says how much an error in a channel costs the layer's
-    output; it matters only where channels share a grid.
+    wider range costs less than that.
     """
     low, high = observation.low, observation.high
-    if not per_channel:
-        low, high = low.amin().view(1), high.amax().view(1)
     centre = ((low + high) / 2).clamp(low.clamp(max=0), high.clamp(min=0))
     # One-sided tensors, GELU's output among them, have one end near zero: ends shrink towards zero if it is inside
     # the range, else towards the middle.
@@ -146,8 +126,6 @@ def searched_grid(
             error = _squared_error(observation, grid)
             if ratio >= 1:
                 error = error + tail.loss_beyond(sign * candidate)
-            if not per_channel:
-                error = (error if column_weight is None else error * column_weight).sum().view(1)
             best = torch.where(error < best_error, candidate, best)
             best_error = torch.minimum(error, best_error)
         low, high = (best, high) if end == "low" else (low, best)
@@ -175,29 +153,38 @@ def leveled_grid(grid: UniformGrid, observation: Observation) -> UniformGrid:
     return uniform_grid(low * growth, high * growth, grid.bits)
 
 
-def searched_weight_grid(
-    weight: Tensor, bits: int, column_weight: Tensor | None = None, search: bool = True
-) -> UniformGrid:
+def minmax_weight_grid(weight: Tensor, bits: int) -> UniformGrid:
+    """Return the grid (out, 1) that spans each row of `weight` (out, in), and zero.
+
+    8 bits take a symmetric grid, so that codes minus zero point fit int8; fewer bits fit it anyhow.
+    """
+    low, high = _row_ends(weight)
+    if bits == OPERAND_BITS:
+        return symmetric_grid(torch.maximum(-low, high), bits)
+    return uniform_grid(low, high, bits)
+
+
+def searched_weight_grid(weight: Tensor, bits: int, column_weight: Tensor | None = None) -> UniformGrid:
     """Return the grid (out, 1) of least weighted squared error per row of `weight` (out, in), over clip ratios.
 
-    `column_weight` (in,) is the mean square of each input. 8 bits take a symmetric grid, so that codes minus zero
-    point fit int8; fewer bits fit it anyhow.
+    `column_weight` (in,) is the mean square of each input. With 8 bits nothing is clipped.
     """
-    low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
-    low, high = low.clamp(max=0), high.clamp(min=0)
-
-    def grid_at(ratio: Tensor | float) -> UniformGrid:
-        if bits == 8:
-            return symmetric_grid(torch.maximum(-low, high) * ratio, bits)
-        return uniform_grid(low * ratio, high * ratio, bits)
-
+    if bits == OPERAND_BITS:
+        return minmax_weight_grid(weight, bits)
+    low, high = _row_ends(weight)
     best_ratio, best_error = torch.ones_like(low), torch.full_like(low, torch.inf)
-    for ratio in CLIP_RATIOS if bits < 8 and search else (1.0,):
-        difference = (fake_quantize(weight, grid_at(ratio)) - weight).square()
+    for ratio in CLIP_RATIOS:
+        grid = uniform_grid(low * ratio, high * ratio, bits)
+        difference = (fake_quantize(weight, grid) - weight).square()
         error = difference.sum(1, keepdim=True) if column_weight is None else (difference @ column_weight)[:, None]
         best_ratio = torch.where(error < best_error, torch.full_like(best_ratio, ratio), best_ratio)
         best_error = torch.minimum(error, best_error)
-    return grid_at(best_ratio)
+    return uniform_grid(low * best_ratio, high * best_ratio, bits)
+
+
+def _row_ends(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest of each row's values and zero, (out, 1)."""
+    return weight.amin(1, keepdim=True).clamp(max=0), weight.amax(1, keepdim=True).clamp(min=0)
 
 
 def _squared_error(observation: Observation, grid: UniformGrid) -> Tensor:

@@ -7,6 +7,8 @@ b_c = s (z - z_c): LayerNorm's output x_c becomes x_c / r_c - b_c, its readers' 
 take up sum_c W_oc r_c b_c (RepQ-ViT, arXiv 2212.08254, equations 8 to 12). In exact arithmetic nothing changes.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ def tensor_grid(grid: UniformGrid) -> UniformGrid:
 
 
 @torch.no_grad()
-def fold(norm: nn.LayerNorm, readers: list[nn.Linear], grid: UniformGrid, fold_shift: bool) -> UniformGrid:
+def fold(norm: nn.LayerNorm, readers: Sequence[nn.Linear], grid: UniformGrid, fold_shift: bool) -> UniformGrid:
     """Fold a channel grid (C,) into `norm` and its readers, in place, and return the grid their input has now.
 
     Where zeros are padded between them (`fold_shift` False), a shift would miss the padding: zero points then stay one

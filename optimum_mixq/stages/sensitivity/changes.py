@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Unit
 from optimum_mixq.artifacts import Bits
-from optimum_mixq.quant.attention import AttentionQuantizer, quantized_softmax
+from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize
+from optimum_mixq.quant.log_grid import quantized_softmax
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
 from optimum_mixq.stages.sensitivity.registry import Variants
@@ -54,7 +55,8 @@ class VariantChanges:
         moved = _Affine.between(self.model.get_submodule(norms[0]), modules[norms[0]]) if norms else None
         layers: list[Any] = [(self.model.get_submodule(name), modules[name]) for name in unit.modules]
         return Change(
-            functools.partial(_subtract_layers, layers, moved) if bits[0] != self._around[0] else None,
+            # Also where only what it reads has other bits: a weight is corrected for those.
+            functools.partial(_subtract_layers, layers, moved),
             (functools.partial(_round_input, layers[0][1].input_grid, moved),) if bits[1] != self._around[1] else None,
         )
 

@@ -6,7 +6,7 @@ from torch import nn
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.quant.grids import fake_quantize, round_to_codes
 from optimum_mixq.stages.calibration.joint_rounding import join_layers, round_layers
-from optimum_mixq.stages.calibration.observers import RowObserver, searched_grid, searched_weight_grid
+from optimum_mixq.stages.calibration.observers import RowObserver, minmax_weight_grid, searched_grid
 
 
 def problem(sizes=(6, 6, 4), channels=24, bias=True, bits=4):
@@ -31,12 +31,12 @@ def outputs_of(layers, inputs):
 @torch.no_grad()
 def test_layers_rounded_together_are_what_each_is_when_rounded_alone(arithmetic, bias):
     layers, grid, inputs = problem(bias=bias)
-    targets, config = outputs_of(layers, inputs), MixQConfig(arithmetic=arithmetic)
-    together = round_layers(layers, grid, inputs, targets, 3, config)
+    targets, options = outputs_of(layers, inputs), MixQConfig(arithmetic=arithmetic).calibration
+    together = round_layers(layers, grid, inputs, targets, 3, options)
     start = 0
     for layer, joint in zip(layers, together, strict=True):
         own = [batch[:, start : start + layer.out_features] for batch in targets]
-        (alone,) = round_layers([layer], grid, inputs, own, 3, config)
+        (alone,) = round_layers([layer], grid, inputs, own, 3, options)
         start += layer.out_features
         assert joint.weight.shape == layer.weight.shape and (joint.bias is None) == (layer.bias is None)
         for batch in inputs:
@@ -50,7 +50,9 @@ def test_rounded_layers_come_nearer_to_the_float_output_than_nearest_codes(arith
     targets = outputs_of(layers, inputs)
 
     def damage(**options):
-        rounded = round_layers(layers, grid, inputs, targets, 3, MixQConfig(arithmetic=arithmetic, **options))
+        rounded = round_layers(
+            layers, grid, inputs, targets, 3, MixQConfig(arithmetic=arithmetic, **options).calibration
+        )
         found = outputs_of(rounded, inputs)
         return sum(float((a - b).square().sum()) for a, b in zip(found, targets, strict=True))
 
@@ -60,9 +62,9 @@ def test_rounded_layers_come_nearer_to_the_float_output_than_nearest_codes(arith
 @torch.no_grad()
 def test_without_correction_and_compensation_weights_are_nearest_codes_and_the_bias_takes_up_the_mean():
     layers, grid, inputs = problem(sizes=(5,))
-    config = MixQConfig(correction=False, compensation=False, weight_search=False)
-    (rounded,) = round_layers(layers, grid, inputs, outputs_of(layers, inputs), 4, config)
-    weight_grid = searched_weight_grid(layers[0].weight, 4, None, search=False)
+    options = MixQConfig(correction=False, compensation=False, weight_search=False).calibration
+    (rounded,) = round_layers(layers, grid, inputs, outputs_of(layers, inputs), 4, options)
+    weight_grid = minmax_weight_grid(layers[0].weight, 4)
     torch.testing.assert_close(rounded.weight, fake_quantize(layers[0].weight, weight_grid))
     codes = torch.cat([round_to_codes(batch, grid) for batch in inputs])
     values = grid.scale * (codes - grid.zero_point)
@@ -76,3 +78,14 @@ def test_joined_layers_are_stacked_in_order():
     assert weight.shape == (5, 24)
     torch.testing.assert_close(inputs[0] @ weight.T + bias, outputs_of(layers, inputs)[0], rtol=1e-4, atol=1e-4)
     assert join_layers([nn.Linear(4, 2, bias=False)])[1] is None
+
+
+@torch.no_grad()
+def test_layers_without_a_bias_next_to_layers_with_one_stay_without():
+    layers, grid, inputs = problem(bits=8)
+    layers[1].bias = None  # as the key's in BEiT and Swinv2
+    rounded = round_layers(layers, grid, inputs, outputs_of(layers, inputs), 8, MixQConfig())
+    assert [layer.bias is None for layer in rounded] == [False, True, False]
+    for layer, plain in zip(rounded, layers, strict=True):
+        found, expected = layer(inputs[0]), plain(inputs[0])
+        assert float((found - expected).norm() / expected.norm()) < 0.02

@@ -1,0 +1,112 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Calibrates the linear layers of one unit; the model itself is left as it is."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from optimum_mixq.architectures.describe import NormReaders, Unit
+from optimum_mixq.config import CalibrationOptions
+from optimum_mixq.quant.arithmetics import arithmetic_of
+from optimum_mixq.quant.grids import UniformGrid, round_to_codes
+from optimum_mixq.quant.layers import QuantLinear
+from optimum_mixq.stages.calibration.block_run import BlockRun
+from optimum_mixq.stages.calibration.joint_rounding import join_layers, round_layers
+from optimum_mixq.stages.calibration.observers import (
+    Observation,
+    RowObserver,
+    leveled_grid,
+    minmax_grid,
+    searched_grid,
+)
+from optimum_mixq.stages.calibration.reparameterization import balance, clip_grid, fold, search_clip
+
+
+@dataclass(frozen=True)
+class LinearStart:
+    """What the calibration of a unit's linear layers starts from, at any bits."""
+
+    unit: Unit
+    layers: tuple[nn.Linear, ...]  # float copies
+    norm: NormReaders | None  # the LayerNorm that scales are folded into
+    inputs: list[Tensor]  # batch by batch, from what is quantized already
+    targets: list[Tensor]  # what the float model's layers put out, side by side
+    observation: Observation  # of the inputs
+
+
+@dataclass(frozen=True)
+class CalibratedLayers:
+    """The layers of a unit at some bits."""
+
+    modules: dict[str, nn.Module]  # by the names of those that they replace; a folded LayerNorm is among them
+    inputs: list[Tensor]  # what the layers read, batch by batch
+
+    def outputs(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """Yield the name of each layer and what it puts out, batch by batch."""
+        for name, layer in self.modules.items():
+            if isinstance(layer, QuantLinear):
+                kernel = layer.kernel()
+                codes = (round_to_codes(batch, layer.input_grid).to(torch.uint8) for batch in self.inputs)
+                yield name, [kernel(batch, self.inputs[0].dtype) for batch in codes]
+
+
+def start_linear(
+    run: BlockRun, unit: Unit, float_outputs: list[list[Tensor]], options: CalibrationOptions
+) -> LinearStart:
+    """Return what the unit is calibrated from; `float_outputs` are those of the float model's layers, by batch."""
+    layers = tuple(copy.deepcopy(run.model.get_submodule(name)) for name in unit.modules)
+    if unit.kind == "qkv" and options.balance and run.block.plain_scores:
+        float_outputs[:2] = balance(*layers[:2], *float_outputs[:2])
+    targets = [torch.cat(batch, -1) for batch in zip(*float_outputs, strict=True)]
+    norm = None
+    if arithmetic_of(options.arithmetic).folds_norms:
+        norm = next((norm for norm in run.block.norms if norm.readers == unit.modules), None)
+    inputs = _inputs(run, unit)
+    observer = RowObserver(unit.name)
+    for batch in inputs:
+        observer.observe(batch)
+    return LinearStart(unit, layers, norm, inputs, targets, observer.result())
+
+
+def calibrate_linear(
+    run: BlockRun, start: LinearStart, bits: tuple[int, int], options: CalibrationOptions
+) -> CalibratedLayers:
+    """Return the unit's layers with (weight bits, activation bits)."""
+    weight_bits, input_bits = bits
+    find = searched_grid if options.input_search else minmax_grid
+    grid = find(start.observation, input_bits)
+    layers, inputs, folded = start.layers, start.inputs, dict[str, nn.Module]()
+    if start.norm is not None:
+        norm, layers, grid = _fold(run, start, start.norm, grid, weight_bits, options)
+        folded = {start.norm.norm: norm}
+        with run.replaced(folded):
+            inputs = _inputs(run, start.unit)
+    elif options.level:
+        grid = leveled_grid(grid, start.observation)
+    rounded = round_layers(layers, grid, inputs, start.targets, weight_bits, options)
+    return CalibratedLayers(dict(zip(start.unit.modules, rounded, strict=True)) | folded, inputs)
+
+
+def _inputs(run: BlockRun, unit: Unit) -> list[Tensor]:
+    return [arguments[0] for arguments in run.inputs_of(unit.modules[0])]
+
+
+def _fold(
+    run: BlockRun,
+    start: LinearStart,
+    readers: NormReaders,
+    grid: UniformGrid,
+    weight_bits: int,
+    options: CalibrationOptions,
+) -> tuple[nn.LayerNorm, tuple[nn.Linear, ...], UniformGrid]:
+    """Return copies of the LayerNorm and of its readers with the grid's scales folded in, and the readers' grid."""
+    deviations = options.clip
+    if deviations == "search":
+        rows = start.inputs[0].flatten(0, -2)
+        weight, _ = join_layers(start.layers)
+        deviations = search_clip(weight, grid, rows[:: max(1, len(rows) // 512)], weight_bits)
+    norm, layers = copy.deepcopy((run.model.get_submodule(readers.norm), start.layers))
+    return norm, layers, fold(norm, layers, clip_grid(grid, deviations), readers.shift_foldable)

@@ -1,0 +1,54 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import copy
+
+import pytest
+import torch
+from conftest import BUILDERS, make_model, random_pixels
+
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.skeletons import insert_skeleton, packed_skeleton, tensors_with, trainable_skeleton
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.stages.calibration.blocks import calibrate
+from optimum_mixq.stages.packing import make_trainable, pack
+
+
+def layout(tensors):
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def mixed(model):
+    """Return bits that differ from unit to unit."""
+    return {unit.name: (2 + place % 7, 8 - place % 7) for place, unit in enumerate(describe(model).units)}
+
+
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_skeletons_have_the_tensors_that_quantizing_makes(name, arithmetic):
+    model = make_model(name)
+    bits = mixed(model)
+    calibrated = calibrate(model, BitPlan(bits), [random_pixels(model)], MixQConfig(arithmetic=arithmetic))
+    for made, skeleton in (
+        (pack(calibrated), packed_skeleton(model, bits, arithmetic, torch.device("meta"))),
+        (make_trainable(calibrated), trainable_skeleton(model, bits, arithmetic)),
+    ):
+        assert layout(tensors_with(model, skeleton)) == layout(made.state_dict())
+        filled = copy.deepcopy(model)
+        insert_skeleton(filled, skeleton)
+        assert layout(filled.state_dict()) == layout(made.state_dict())
+
+
+def test_a_skeleton_filled_with_a_packed_models_tensors_gives_its_logits(vit):
+    bits, pixels = mixed(vit), random_pixels(vit)
+    packed = pack(calibrate(vit, BitPlan(bits), [pixels], MixQConfig()))
+    filled = copy.deepcopy(vit)
+    insert_skeleton(filled, packed_skeleton(vit, bits, "column"))
+    filled.load_state_dict(packed.state_dict())
+    with torch.no_grad():
+        assert torch.equal(filled(pixel_values=pixels).logits, packed(pixel_values=pixels).logits)
+
+
+def test_making_a_skeleton_leaves_the_model_alone(vit):
+    before = layout(vit.state_dict())
+    tensors_with(vit, packed_skeleton(vit, mixed(vit), "folded"))
+    assert layout(vit.state_dict()) == before
