@@ -4,7 +4,7 @@
 import json
 import re
 import shlex
-import shutil
+import sys
 from argparse import ArgumentParser
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -26,7 +26,7 @@ from optimum_mixq import (
     describe,
     open_images,
 )
-from optimum_mixq.demo.run import check_reload, run_demo
+from optimum_mixq.demo.run import check_reload, name_program, run_demo
 from optimum_mixq.stages.evaluation import measure_logits, score
 
 
@@ -96,7 +96,9 @@ def shown(tmp_path_factory):
     (earlier / "of-an-earlier-demo").touch()
     few = {"tie_bits": True, "compare": False, "calibration_samples": 4, "sensitivity_samples": 4}
     size = {"image_size": 32, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_labels": 5}
-    with redirect_stdout(StringIO()) as output, redirect_stderr(StringIO()) as progress:
+    output, progress = StringIO(), StringIO()
+    with redirect_stdout(output), redirect_stderr(progress), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(folder / "bin" / "optimum-cli")])  # of a .venv that the shell does not know
         run_demo(folder, ["vit"], MixQConfig(bits=3, candidate_bits=(2, 3, 4), **few), 64, size)
     return folder, output.getvalue(), progress.getvalue()
 
@@ -131,10 +133,9 @@ def test_the_demo_names_reports_that_exist(shown):
 
 
 def test_the_demo_ends_with_commands_that_run(shown, capsys):
-    _, output, _ = shown
+    folder, output, _ = shown
     evaluate, quantize = [shlex.split(line) for line in output.splitlines() if " mixq " in line]
-    for words in (evaluate, quantize):
-        assert Path(shutil.which(words[0]) or words[0]).exists()
+    assert evaluate[0] == quantize[0] == str(folder / "bin" / "optimum-cli")
     root = ArgumentParser("optimum-cli")
     MixQCommand(root.add_subparsers())
     arguments = root.parse_args([*evaluate[1:], "--samples", "32"])
@@ -142,6 +143,16 @@ def test_the_demo_ends_with_commands_that_run(shown, capsys):
     assert root.parse_args(quantize[1:]).plan == "uniform"
     assert Path(quantize[quantize.index("--model") + 1]) == demo_model_path("vit")
     assert "vit-mixed-3bit: top-1 " in capsys.readouterr().out
+
+
+def test_the_demo_names_the_program_that_the_shell_finds(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "optimum-cli").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "one"))
+    for path, name in (("one/optimum-cli", "optimum-cli"), ("two/optimum-cli", None), ("pytest", "optimum-cli")):
+        monkeypatch.setattr(sys, "argv", [str(tmp_path / path)])
+        assert name_program() == (name or str(tmp_path / path))
 
 
 def test_the_demo_says_at_once_that_something_happens(tmp_path, monkeypatch, capsys):

@@ -118,7 +118,7 @@ def _speed(speed: Speed) -> list[str]:
 def _next_steps(finished: Sequence[Finished]) -> list[str]:
     """Return where the results are, and commands to go on with, which run as they are printed."""
     first = finished[0]
-    program = "optimum-cli" if shutil.which("optimum-cli") else sys.argv[0]
+    program = name_program()
     images, model = str(demo_images_path()), str(demo_model_path(first.name))
     evaluate = [program, "mixq", "evaluate", "--model", str(first.folder), "--dataset", images]
     output = str(first.folder.parent / f"{first.name}-uniform-4bit")
@@ -133,3 +133,11 @@ def _next_steps(finished: Sequence[Finished]) -> list[str]:
         "For your own, name a model on the Hub or a folder (--model) and your images (--dataset); leave out --plan",
         "for mixed bits. docs/quickstart.md has the rest.",
     ]
+
+
+def name_program() -> str:
+    """Return what a person has to type for this program: its path where the shell finds none or another."""
+    own, found = Path(sys.argv[0]), shutil.which("optimum-cli")
+    if own.name != "optimum-cli" or (found is not None and Path(found).resolve() == own.resolve()):
+        return "optimum-cli"
+    return str(own)
