@@ -7,7 +7,7 @@ python examples/choose_bits_by_hand.py --model optimum_mixq/demo/models/swin --d
 import argparse
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
-from optimum_mixq.reporting.page import frontier_table
+from optimum_mixq.reporting.tables import frontier_table
 
 
 def main() -> None:

@@ -106,17 +106,21 @@ class LayerRelevance:
 class SensitivityTable:
     """What it costs the network to have one unit at other bits while all others stay at the baseline.
 
-    `table` holds the rise of the metric over the baseline's: {unit: {bits: damage}}, with one number for bits that are
-    the same for weights and activations, else (weight bits, activation bits). Negative: more bits than the baseline's
-    heal.
+    `table` holds the rise of the metric over the baseline's: {unit: {(weight bits, activation bits): damage}}; it
+    may be given with one number for bits that are the same for both. Negative: more bits than the baseline's heal.
     """
 
-    table: dict[str, dict[int | Bits, float]]
+    table: dict[str, dict[Bits, float]]
     baseline: Bits
     baseline_damage: float  # the metric of the baseline itself
     metric: str
     images: int
     fingerprint: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = {unit: {Bits.of(bits, unit): value for bits, value in row.items()} for unit, row in self.table.items()}
+        object.__setattr__(self, "table", rows)
+        object.__setattr__(self, "baseline", Bits.of(self.baseline, "the baseline"))
 
     def damage(self, unit: str, bits: Bits) -> float:
         """Return the damage at (weight bits, activation bits); what was measured apart adds up."""
@@ -126,22 +130,23 @@ class SensitivityTable:
         """Return whether the damage at these bits was measured, or its parts were."""
         return unit in self.table and all(part in self.table[unit] for part in self._entries(unit, bits))
 
-    def _entries(self, unit: str, bits: Bits) -> list[int | Bits]:
+    def _entries(self, unit: str, bits: Bits) -> list[Bits]:
         if bits == self.baseline:
             return []
-        if short_bits(bits) in self.table[unit]:
-            return [short_bits(bits)]
-        parts = ((bits[0], self.baseline[1]), (self.baseline[0], bits[1]))
-        return [short_bits(part) for part in parts if part != self.baseline]
+        if bits in self.table[unit]:
+            return [bits]
+        weight, activation = bits
+        apart = Bits(weight, self.baseline.activation), Bits(self.baseline.weight, activation)
+        return [part for part in apart if part != self.baseline]
 
     def covers(self, candidates: Iterable[Bits]) -> bool:
         """Return whether every unit was measured at all of these bits."""
-        wanted = {short_bits(bits) for bits in candidates}
+        wanted = set(candidates)
         return all(wanted <= set(row) for row in self.table.values())
 
     def as_text(self) -> dict[str, dict[str, float]]:
         """Return the table with bits as JSON can hold them."""
-        return {unit: {bits_to_text(bits): value for bits, value in row.items()} for unit, row in self.table.items()}
+        return {unit: {str(bits): value for bits, value in row.items()} for unit, row in self.table.items()}
 
     def save(self, path: str | Path) -> None:
         write_json(path, dataclasses.asdict(self) | {"table": self.as_text()})
@@ -151,11 +156,10 @@ class SensitivityTable:
         content = read_json(path)
         try:
             rows = {
-                unit: {bits_from_text(bits): value for bits, value in row.items()}
+                unit: {Bits.parse(bits): value for bits, value in row.items()}
                 for unit, row in content["table"].items()
             }
-            baseline = Bits.of(content["baseline"], "the baseline")
-            return cls(**content | {"table": rows, "baseline": baseline})
+            return cls(**content | {"table": rows})
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise _foreign(path, "sensitivity", error) from error
 
@@ -231,38 +235,6 @@ class UnitCosts:
             "bytes": self.bytes(plan),
             "bops": self.bops(plan),
         }
-
-
-def short_bits(bits: tuple[int, int]) -> Any:
-    """Return one number where both are the same.
-
-    >>> short_bits((4, 4)), short_bits((4, 8))
-    (4, (4, 8))
-    """
-    return bits[0] if bits[0] == bits[1] else bits
-
-
-def as_pair(bits: Any) -> Any:
-    """Return (weight bits, activation bits).
-
-    >>> as_pair(4), as_pair((4, 8))
-    ((4, 4), (4, 8))
-    """
-    return (bits, bits) if isinstance(bits, int) else bits
-
-
-def bits_to_text(bits: float | Bits) -> str:
-    return f"{bits[0]}/{bits[1]}" if isinstance(bits, tuple) else str(bits)
-
-
-def bits_from_text(text: str) -> Any:
-    """Return what `bits_to_text` was given.
-
-    >>> bits_from_text("4"), bits_from_text("4/8")
-    (4, (4, 8))
-    """
-    numbers = [int(part) for part in text.split("/")]
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def _foreign(path: str | Path, what: str, error: Exception) -> ValueError:

@@ -23,8 +23,10 @@ from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches
 from optimum_mixq.images.sources import open_images
 from optimum_mixq.quantizer import SWEEP, MixQQuantizer
-from optimum_mixq.reporting.page import Contender, frontier_points, frontier_table
-from optimum_mixq.reporting.pictures import draw_frontier
+from optimum_mixq.reporting.chart import draw_frontier
+from optimum_mixq.reporting.comparison import Contender
+from optimum_mixq.reporting.frontier import name_score
+from optimum_mixq.reporting.tables import frontier_points, frontier_table
 from optimum_mixq.reporting.wording import (
     describe_comparison,
     describe_evaluation,
@@ -112,7 +114,8 @@ def run_sweep(arguments: Namespace) -> None:
     plans = quantizer.sweep(relevance, sensitivity, arguments.bits, config)
     for average, plan in zip(arguments.bits, plans, strict=True):
         plan.save(output / f"plan-{average:g}.json")
-    (output / "frontier.svg").write_text(draw_frontier(frontier_points(plans)), encoding="utf-8")
+    picture = draw_frontier(frontier_points(plans), name_score(config.alpha, relevance))
+    (output / "frontier.svg").write_text(picture, encoding="utf-8")
     shutil.rmtree(work, ignore_errors=True)
     print(frontier_table(plans))
     print(f"\nThe plans lie in {output}: `optimum-cli mixq quantize --plan FILE` takes one.")
@@ -126,7 +129,7 @@ def run_report(arguments: Namespace) -> None:
     make_folder(folder)
     quantizer = MixQQuantizer.reopen(arguments.model, arguments.float_model)
     report = quantizer.report(
-        arguments.dataset, folder, arguments.split, arguments.samples, arguments.calibration_split
+        arguments.dataset, folder, arguments.split, arguments.samples, arguments.calibration_split, arguments.frontier
     )
     for contender in report.contenders:
         print(f"{contender.name}: {contender.megabytes:.2f} MB, {describe_evaluation(contender.evaluation)}")
@@ -149,7 +152,7 @@ def run_demo(arguments: Namespace) -> None:
             folder = output / f"{name}-mixed-{bits}bit"
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier demo
             packed = quantizer.quantize(config, images, folder)
-            report = quantizer.report(images, folder)
+            report = quantizer.report(images, folder, frontier=0)  # takes as long as all the rest
             # Float and uniform stand in the table once.
             for contender in report.contenders if bits == 4 else report.contenders[-1:]:
                 _print_row(name, contender, bits)

@@ -25,17 +25,19 @@ from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import FILE_NAME, Selection, ServedImages, UnseenBatches, watch
 from optimum_mixq.images.sources import open_images
 from optimum_mixq.pipeline import Measurements, choose_plan, quantize_model, sweep_plans, train_model
-from optimum_mixq.reporting.card import Evaluated, Timing, model_card
-from optimum_mixq.reporting.compare import build_report
-from optimum_mixq.reporting.page import Report
+from optimum_mixq.reporting.build import Subject, build_report
+from optimum_mixq.reporting.card import model_card
+from optimum_mixq.reporting.compare import compare, score_together
+from optimum_mixq.reporting.comparison import Comparison
+from optimum_mixq.reporting.page import save_report
+from optimum_mixq.reporting.report import Report
 from optimum_mixq.reporting.upload import upload
 from optimum_mixq.stages.allocation.candidates import read_plan
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.allocation.propose import WIDTHS_OF_A_SWEEP, best_plan
-from optimum_mixq.stages.evaluation import Evaluation, measure_together, score
+from optimum_mixq.stages.evaluation import Evaluation
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
-from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
 from optimum_mixq.utils.folders import appearing_folder, make_work_folder, require_empty, work_folder
 
@@ -60,8 +62,7 @@ class MixQQuantizer(OptimumQuantizer):
         self.quantized: PreTrainedModel | None = None
         self.plan: BitPlan | None = None
         self.known = Known()  # what was measured of the float model
-        self.evaluated: Evaluated | None = None
-        self.timing: Timing | None = None
+        self.comparison: Comparison | None = None  # of the float and the quantized model, the last that was measured
         self.history: list[EpochResult] = []  # of the last training
         self.selection = Selection()  # what made the quantized model, and is left out when it is evaluated
 
@@ -200,7 +201,7 @@ class MixQQuantizer(OptimumQuantizer):
             self.selection.training(images)
             unseen = self._evaluation_images(evaluation, evaluation_split, None, 32)
             held = list(unseen)
-            self.selection.left_out(unseen)
+            self.selection.tell(unseen)
         chosen = chosen or self._choose_plan(images, calibration, config, target)
         quantized, history = train_model(
             self.model, chosen, calibration, images, config, training, held,
@@ -270,19 +271,10 @@ class MixQQuantizer(OptimumQuantizer):
         """
         models = {"float": self.model, "quantized": self._require_quantized()}
         batches = self._evaluation_images(dataset, split, samples, batch_size)
-        logits, labels = measure_together(models, batches)
-        task = task_of(self.model)
-        scores = {
-            "float": score(logits["float"], labels, None, task),
-            "quantized": score(logits["quantized"], labels, logits["float"], task),
-        }
-        self.evaluated = Evaluated(
-            _name_of(dataset) or "own images",
-            split,
-            scores["float"],
-            scores["quantized"],
-            self.selection.left_out(batches),
-        )
+        scores = score_together(models, batches)
+        self.selection.tell(batches)
+        found = compare(models, scores, batches, _name_of(dataset) or "own images", split)
+        self.comparison = found.with_times_of(self.comparison)
         return scores
 
     def report(
@@ -292,22 +284,24 @@ class MixQQuantizer(OptimumQuantizer):
         split: str | None = None,
         samples: int | None = None,
         calibration_split: str | None = None,
+        frontier: int = 5,
     ) -> Report:
         """Compare float, uniform and this model on images of `dataset`, and write report.html and report.json.
 
-        The uniform model is calibrated on the same images as this one was. Where `save_dir` holds the packed model,
-        its card is brought up to date.
+        The uniform model is calibrated on the same images as this one was. Where sensitivity was measured, `frontier`
+        plans from the fewest to the most bits are calibrated, packed and run on the images too: each takes about as
+        long as the uniform model, and the memory of a packed model while the images go by; 0 leaves them out. Where
+        `save_dir` holds the packed model, its card is brought up to date.
         """
         quantized, plan, config = self._require_quantized(), self._require_plan(), self._config_of_plan()
         images = open_images(dataset, self.model, self.processor, "calibration", calibration_split)
         calibration = self.selection.calibration(images, config)
         batches = self._evaluation_images(dataset, split, samples, config.batch_size)
-        report, evaluated, self.timing = build_report(
-            self.model, quantized, plan, self.relevance, self.sensitivity, config, calibration, batches,
-            _name_of(dataset) or "own images", split,
-        )  # fmt: skip
-        self.evaluated = dataclasses.replace(evaluated, left_out=self.selection.left_out(batches))
-        report.save(save_dir)
+        subject = Subject(self.model, quantized, plan, config, self.relevance, self.sensitivity)
+        report = build_report(subject, calibration, batches, _name_of(dataset) or "own images", split, frontier)
+        self.selection.tell(batches)
+        self.comparison = report.comparison
+        save_report(report, save_dir)
         if (Path(save_dir) / "config.json").exists():
             self._write_card(Path(save_dir), Path(save_dir).name)
         return report
@@ -338,7 +332,7 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> PreTrainedModel:
         """Take the quantized model with all that belongs to it, and save it."""
         self.quantized, self.plan, self.history = quantized, plan, list(history)
-        self.evaluated = self.timing = None
+        self.comparison = None
         if target is not None and _is_main_process():
             with appearing_folder(target) as folder:
                 self.save_pretrained(folder, target.name)
@@ -360,8 +354,7 @@ class MixQQuantizer(OptimumQuantizer):
             saved_bytes(self.model) / 1e6,
             name,
             Path(self.model.name_or_path).name or "MODEL",
-            self.evaluated,
-            self.timing,
+            self.comparison,
         )
         card.save(folder / "README.md")
 

@@ -76,6 +76,7 @@ WRONG_WORDS = [
     *((f"{EVALUATE} --samples {count}", f"argument --samples: Expected a whole number from 1, found '{count}'")
       for count in ("0", "-5", "all")),
     (f"{REPORT} --samples 0", "argument --samples: Expected a whole number from 1, found '0'"),
+    (f"{REPORT} --frontier some", "argument --frontier: Expected a whole number from 0, found 'some'"),
     *((f"{TRAIN} --epochs {count}", f"argument --epochs: Expected a whole number from 1, found '{count}'")
       for count in ("0", "1.5", "ten")),
     *((f"{TRAIN} --{option} {rate}", f"argument --{option}: Expected a positive number, found '{rate}'")

@@ -214,6 +214,7 @@ def test_a_wheel_holds_the_models_the_images_and_the_command(tmp_path):
             assert f"optimum_mixq/demo/models/{model}/{file}" in names
     assert {"optimum_mixq/demo/images/train.parquet", "optimum_mixq/demo/images/test.parquet"} <= names
     assert "optimum/commands/register/register_mixq.py" in names and "optimum_mixq/quant/grids.py" in names
+    assert {"optimum_mixq/reporting/page.css", "optimum_mixq/reporting/page.js"} <= names
     # PEP 420: an __init__.py here would hide the other packages of the namespace.
     assert not {"optimum/__init__.py", "optimum/commands/__init__.py"} & names
     assert not any(name.startswith(("tests/", "benchmarks/", "examples/")) for name in names)

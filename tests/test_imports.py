@@ -89,10 +89,20 @@ def test_what_any_room_may_use_stays_small():
     assert len([name for name in MODULES if room(name) == "utils"]) <= 1 + 8
 
 
-def test_module_names_of_architectures_stand_in_one_room():
-    names = ("q_proj", "k_proj", "v_proj", "o_proj", "layernorm_before", "layernorm_after")
+def test_names_of_families_and_their_modules_stand_in_one_folder():
+    names = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "layernorm_before",
+        "layernorm_after",
+        '"vit"',
+        '"deit"',
+        '"swin"',
+    )
     for name, path in MODULES.items():
-        if room(name) != "architectures":
+        if not name.startswith("architectures.families") and room(name) != "demo":
             assert not any(word in path.read_text() for word in names), name
 
 

@@ -29,7 +29,7 @@ def route_attention(model: PreTrainedModel, name: str) -> None:
         if type(module) in adapted.values():
             setattr(module, ROUTE, name)
     if not adapted:
-        model.set_attn_implementation(name)
+        _set_implementation(model, name)
 
 
 def release_attention(model: PreTrainedModel) -> None:
@@ -41,7 +41,7 @@ def release_attention(model: PreTrainedModel) -> None:
             module.__class__ = original[type(module)]
             vars(module).pop(ROUTE, None)
     if not adapted:
-        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+        _set_implementation(model, "sdpa" if model._supports_sdpa else "eager")
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def routed_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
             if route is not None:
                 setattr(module, ROUTE, route)
         if model.config._attn_implementation != before:
-            model.set_attn_implementation(before)
+            _set_implementation(model, before)
 
 
 def call_routed_attention(
@@ -74,3 +74,11 @@ def call_routed_attention(
     attend = ALL_ATTENTION_FUNCTIONS[getattr(module, ROUTE)]
     output: Tensor = attend(module, query, key, value, mask, scaling=scaling)[0]
     return output
+
+
+def _set_implementation(model: PreTrainedModel, name: str) -> None:
+    """Set the attention of the model and of the models inside it, and leave other parts of its configuration alone."""
+    inside = {id(module.config) for module in model.modules() if isinstance(module, PreTrainedModel)}
+    parts = [part for part in model.config.sub_configs if id(getattr(model.config, part)) in inside]
+    # transformers 5.23 warns about parts that no model in memory has, such as the text model of an image classifier.
+    model.set_attn_implementation({"": name, **dict.fromkeys(parts, name)} if model.config.sub_configs else name)

@@ -5,7 +5,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -104,11 +103,7 @@ class Family(ABC):
     """Everything that is known of one family of models."""
 
     model_type: str  # as its configuration calls it
-    classifiers: tuple[str, ...]  # names of the classes that have a head, or no more than an optional one
-
-    # Rules of relevance for what this family's forward calls, by torch function; `architectures/rules.py` has some.
-    # They come before the general ones of `stages/relevance/propagation.py`.
-    rules: Mapping[Callable[..., Any], Rule] = MappingProxyType({})
+    classifiers: tuple[str, ...]  # names of the classes that are supported, with their subclasses
 
     def handles(self, model: nn.Module) -> bool:
         """Return whether a model belongs to this family."""
@@ -118,6 +113,14 @@ class Family(ABC):
     def describe(self, model: PreTrainedModel) -> Architecture:
         """Return the structure of a model, float or quantized."""
 
+    def rules(self) -> Mapping[Callable[..., Any], Rule]:
+        """Return the rules of relevance for what this family's forward calls, by torch function.
+
+        They come before the general ones of `stages/relevance/propagation.py`; `architectures/rules.py` has what they
+        are made of.
+        """
+        return {}
+
     def adapted_attention(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Return, for each attention class that computes its products itself, a subclass that has them computed.
 
@@ -126,6 +129,10 @@ class Family(ABC):
         attention goes through transformers' attention interface need none.
         """
         return {}
+
+    def channels(self, model: PreTrainedModel) -> int:
+        """Return how many channels the model's images have."""
+        return int(model.config.num_channels)
 
     def image_size(self, model: PreTrainedModel) -> tuple[int, int]:
         """Return the (height, width) that the model is configured for."""

@@ -30,6 +30,7 @@ __all__ = [
     "NormReaders",
     "Unit",
     "UnitKind",
+    "configured_channels",
     "configured_image_size",
     "describe",
     "expected_image_size",
@@ -55,6 +56,11 @@ def describe(model: PreTrainedModel) -> Architecture:
     architecture = family.describe(model)
     _check_complete(model, architecture)
     return architecture
+
+
+def configured_channels(model: PreTrainedModel) -> int:
+    """Return how many channels the model's images have."""
+    return family_of(model).channels(model)
 
 
 def configured_image_size(model: PreTrainedModel) -> tuple[int, int]:

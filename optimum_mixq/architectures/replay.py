@@ -1,8 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Runs a model block by block: what calibration and sensitivity share.
 
-The blocks of a ViT, DeiT or Swin form a chain: each takes the hidden states that the one before returned, and beside
-them arguments (masks, map sizes) that do not depend on the weights. `record_calls` keeps those.
+The blocks of a model form a chain: each takes the hidden states that the one before returned, and next to them
+arguments (masks, map sizes) that do not depend on the weights. `record_calls` keeps those.
 """
 
 import itertools
@@ -30,7 +30,8 @@ class ModelCalls:
     """What a model's own forward hands to its blocks beside hidden states, and what its last link returns."""
 
     blocks: dict[str, BlockCall]  # by block name
-    others_returned: int | None  # by the last link of the chain, beside hidden states; None for a bare tensor
+    # What the last link of the chain returns next to hidden states, without tensors; None where it returns a bare one.
+    others_returned: tuple[Any, ...] | None
 
 
 class _Stop(Exception):
@@ -55,7 +56,8 @@ def record_calls(model: PreTrainedModel, architecture: Architecture, pixel_value
     finally:
         for hook in hooks:
             hook.remove()
-    return ModelCalls(calls, len(returned[0]) - 1 if isinstance(returned[0], tuple) else None)
+    others = returned[0][1:] if isinstance(returned[0], tuple) else None
+    return ModelCalls(calls, None if others is None else tuple(None if isinstance(o, Tensor) else o for o in others))
 
 
 def record_hidden(model: PreTrainedModel, architecture: Architecture, pixel_values: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ def finish(
     others = calls.others_returned
 
     def forward(*_: Any, **__: Any) -> Any:
-        return hidden if others is None else (hidden, *[None] * others)
+        return hidden if others is None else (hidden, *others)
 
     parent, _, name = architecture.chain.rpartition(".")
     owner, chain = model.get_submodule(parent), model.get_submodule(architecture.chain)

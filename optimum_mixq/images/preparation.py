@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from optimum_mixq.architectures.describe import require_image_size
+from optimum_mixq.architectures.describe import configured_channels, require_image_size
 
 
 # transformers 5 reads an image processor from either.
@@ -85,7 +85,7 @@ def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcesso
 
 def check_size(pixels: Tensor, model: PreTrainedModel) -> None:
     """Raise a ValueError if the model does not take pixel values (B, C, H, W) of this size."""
-    channels = model.config.num_channels
+    channels = configured_channels(model)
     if pixels.shape[1] != channels:
         raise ValueError(f"Expected images with {channels} channels, found {pixels.shape[1]}.")
     require_image_size(model, (pixels.shape[-2], pixels.shape[-1]))

@@ -147,12 +147,12 @@ class Selection:
         """Return the batches of a source, or of `samples` of its images, without those that served."""
         return UnseenBatches(images, draw_rows(images, samples, seed=0), batch_size, self.served)
 
-    def left_out(self, batches: UnseenBatches) -> int | None:
-        """Return how many images the last pass left out, with a warning; None where it is not known which served."""
+    @staticmethod
+    def tell(batches: UnseenBatches) -> None:
+        """Warn of images that the last pass left out."""
         summary = batches.summary()
         if summary is not None:
             logger.warning(summary)
-        return batches.left_out if self.served.complete else None
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,13 @@ import dataclasses
 import shlex
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from optimum_mixq.artifacts import BitPlan, bits_to_text, short_bits
+from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.images.selection import tell_left_out
-from optimum_mixq.stages.evaluation import Evaluation
+from optimum_mixq.reporting.comparison import Comparison
 
 
 # Options that `optimum-cli mixq quantize` has a word for.
@@ -24,25 +22,6 @@ _WORDS = {
 _FILLED_IN = {"plan", "record", "digests", "trainable", "format_version", "quant_method"}
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The float and the packed model on the same images."""
-
-    dataset: str
-    split: str | None
-    float_model: Evaluation
-    quantized: Evaluation
-    left_out: int | None = None  # images that served; None where it is not known which did
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds per image, interleaved in one process."""
-
-    machine: str
-    milliseconds: Mapping[str, float]
-
-
 def model_card(
     config: MixQConfig,
     plan: BitPlan,
@@ -51,8 +30,7 @@ def model_card(
     float_megabytes: float,
     name: str = "PATH",
     float_name: str = "MODEL",
-    evaluated: Evaluated | None = None,
-    timing: Timing | None = None,
+    comparison: Comparison | None = None,
 ) -> ModelCard:
     """Return the card of a packed model; what was not measured is left out.
 
@@ -65,12 +43,12 @@ def model_card(
         f"# {_title(name, model_type)}",
         _opening(config, plan, base, megabytes, float_megabytes),
         _loading(name),
-        *([] if evaluated is None else [_accuracy(evaluated)]),
-        _size(megabytes, float_megabytes, timing),
+        *([] if comparison is None else [_accuracy(comparison)]),
+        _size(megabytes, float_megabytes, comparison),
         _plan(plan),
         _reproduction(config, plan, record, float_name),
     ]
-    data = _metadata(base, model_type, name, evaluated)
+    data = _metadata(base, model_type, name, comparison)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
@@ -78,18 +56,19 @@ def _title(name: str, model_type: str) -> str:
     return f"Mixed-precision {model_type}" if name == "PATH" else name.rpartition("/")[2]
 
 
-def _metadata(base: str | None, model_type: str, name: str, evaluated: Evaluated | None) -> ModelCardData:
+def _metadata(base: str | None, model_type: str, name: str, comparison: Comparison | None) -> ModelCardData:
     results = None
-    if evaluated is not None and evaluated.quantized.accuracy is not None:
+    accuracy = None if comparison is None else comparison.packed.evaluation.accuracy
+    if comparison is not None and accuracy is not None:
         results = [
             EvalResult(
                 task_type="image-classification",
-                dataset_type=evaluated.dataset,
-                dataset_name=evaluated.dataset,
-                dataset_split=evaluated.split,
+                dataset_type=comparison.dataset,
+                dataset_name=comparison.dataset,
+                dataset_split=comparison.split,
                 metric_type="accuracy",
-                metric_name="top-1",
-                metric_value=evaluated.quantized.accuracy,
+                metric_name=comparison.accuracy_name,
+                metric_value=accuracy,
             )
         ]
     extra: dict[str, Any] = {} if base is None else {"base_model": base, "base_model_relation": "quantized"}
@@ -127,18 +106,19 @@ model = AutoModelForImageClassification.from_pretrained("{name}")
 or `pipeline("image-classification", model="{name}")` after the same import."""
 
 
-def _accuracy(evaluated: Evaluated) -> str:
-    where = evaluated.dataset + (f", split {evaluated.split}" if evaluated.split else "")
+def _accuracy(comparison: Comparison) -> str:
     lines = [
         "## Accuracy",
         "",
-        f"Both models on the same {evaluated.quantized.images} images ({where}), through the same pipeline. "
-        + _selection(evaluated.left_out),
+        f"Both models on the same {comparison.describe_images()}, through the same pipeline. "
+        + comparison.describe_selection(),
         "",
-        "| model | top-1 % | 95 % interval | same prediction as float % | KL to float |",
+        f"| model | {comparison.accuracy_name} % | 95 % interval | same prediction as float % "
+        f"| {comparison.divergence_name} |",
         "|---|---|---|---|---|",
     ]
-    for name, result in (("float", evaluated.float_model), ("quantized", evaluated.quantized)):
+    for name, contender in (("float", comparison.float_model), ("quantized", comparison.packed)):
+        result = contender.evaluation
         interval = result.accuracy_interval
         cells = (
             name,
@@ -151,19 +131,11 @@ def _accuracy(evaluated: Evaluated) -> str:
     return "\n".join(lines)
 
 
-def _selection(left_out: int | None) -> str:
-    if left_out is None:
-        return "It is not recorded which images served calibration: some of these may have."
-    if left_out == 0:
-        return "None of them served calibration, the choice of bits or training."
-    return f"{tell_left_out(left_out)}."
-
-
-def _size(megabytes: float, float_megabytes: float, timing: Timing | None) -> str:
+def _size(megabytes: float, float_megabytes: float, comparison: Comparison | None) -> str:
     text = f"## Size and speed\n\n{megabytes:.2f} MB on disk, {float_megabytes / megabytes:.1f} x smaller."
-    if timing is not None:
-        times = ", ".join(f"{name} {milliseconds:.2f} ms" for name, milliseconds in timing.milliseconds.items())
-        text += f" Per image, interleaved in one process on {timing.machine}: {times}."
+    if comparison is not None and comparison.milliseconds:
+        times = ", ".join(f"{name} {milliseconds:.2f} ms" for name, milliseconds in comparison.milliseconds.items())
+        text += f" Per image, interleaved in one process on {comparison.machine}: {times}."
     return text
 
 
@@ -174,7 +146,7 @@ def _plan(plan: BitPlan) -> str:
         if found:
             values = ", ".join(describe_cost(name, value) for name, value in found.items())
             lines += ["", f"{title}: {values}."]
-    rows = [f"| {unit} | {bits_to_text(short_bits(bits))} |" for unit, bits in plan.bits.items()]
+    rows = [f"| {unit} | {bits} |" for unit, bits in plan.bits.items()]
     head = ["| unit | bits (weights/activations, where they differ) |", "|---|---|"]
     lines += ["", "<details><summary>every unit</summary>", "", *head, *rows, "", "</details>"]
     return "\n".join(lines)
@@ -224,14 +196,18 @@ def write_command(config: MixQConfig, plan: BitPlan, base: str, dataset: str) ->
         if name == "tie_bits":
             words.append(word)
         elif name == "overrides":
-            words += [part for rule in value.items() for part in (word, f"{rule[0]}={bits_to_text(rule[1])}")]
+            words += [part for rule in value.items() for part in (word, f"{rule[0]}={_as_words(rule[1])}")]
         elif name == "exclude":
             words += [part for pattern in value for part in (word, pattern)]
         elif name == "bits":
-            words += [word, "none" if value is None else bits_to_text(value)]
+            words += [word, "none" if value is None else _as_words(value)]
         else:
             words += [word, str(value)]
     return shlex.join([*words, "--plan", "uniform"] if plan.provenance.get("kind") == "uniform" else words)
+
+
+def _as_words(bits: float | tuple[int, int]) -> str:
+    return "/".join(map(str, bits)) if isinstance(bits, tuple) else str(bits)
 
 
 def describe_cost(name: str, value: float) -> str:

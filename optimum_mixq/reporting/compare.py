@@ -1,151 +1,73 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Measures what a report tells: float, uniform and this model side by side, the frontier, and a few heat maps."""
+"""Runs models side by side over images that stream by, of which none is kept but the few that a report shows."""
 
-import datetime
-import math
-from collections.abc import Iterable, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, bits_to_text, short_bits
-from optimum_mixq.config import MixQConfig
-from optimum_mixq.images.batches import Batch
-from optimum_mixq.pipeline import quantize_model, sweep_plans
-from optimum_mixq.reporting.card import Evaluated, Timing, describe_cost, write_command
-from optimum_mixq.reporting.page import Contender, HeatMap, Report, float_parts, name_machine
-from optimum_mixq.stages.allocation.allocate import combine_scores
-from optimum_mixq.stages.allocation.candidates import target_bits
-from optimum_mixq.stages.allocation.costs import measure_costs
-from optimum_mixq.stages.evaluation import measure_latency, measure_logits, measure_together, score
-from optimum_mixq.stages.relevance.measure import explain
-from optimum_mixq.tasks import task_of
-from optimum_mixq.utils.bits import LARGEST_BITS, SMALLEST_BITS, Bits
+from optimum_mixq.images.selection import UnseenBatches
+from optimum_mixq.reporting.comparison import Comparison, Contender, name_machine
+from optimum_mixq.reporting.gallery import Gallery
+from optimum_mixq.stages.evaluation import Evaluation, run_together, score
+from optimum_mixq.tasks import Task, task_of
 from optimum_mixq.utils.file_size import saved_bytes
+from optimum_mixq.utils.progress import progress_bar
 
 
-HEAT_MAPS = 4
-TIMED_IMAGES = 8
+class Tally:
+    """The scores of one model, batch by batch: means over images, weighted by how many each batch has."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.images = task, 0
+        self._sums: dict[str, float | None] = {"accuracy": 0.0, "agreement": 0.0, "kl": 0.0}
+
+    def add(self, logits: Tensor, labels: Tensor | None, reference: Tensor | None) -> None:
+        """Add a batch's logits (B, outputs), and what they are judged by."""
+        found = score(logits, labels, reference, self.task)
+        self.images += found.images
+        for name, total in self._sums.items():
+            value = found[name]
+            self._sums[name] = None if total is None or value is None else total + value * found.images
+
+    def evaluation(self) -> Evaluation:
+        means = {name: None if total is None else total / self.images for name, total in self._sums.items()}
+        return Evaluation(self.images, **means)
 
 
-def build_report(
-    model: PreTrainedModel,
-    quantized: PreTrainedModel,
-    plan: BitPlan,
-    relevance: LayerRelevance | None,
-    sensitivity: SensitivityTable | None,
-    config: MixQConfig,
-    calibration: Sequence[Tensor],
-    batches: Iterable[Batch],
+def score_together(
+    models: Mapping[str, PreTrainedModel], batches: UnseenBatches, gallery: Gallery | None = None, own: str = ""
+) -> dict[str, Evaluation]:
+    """Return each model's scores, those of "float" being the reference of the others, in one pass over the images.
+
+    The gallery looks at every batch, with the logits of the float model and of the model `own`.
+    """
+    task = task_of(models["float"])
+    tallies = {name: Tally(task) for name in models}
+    bar = progress_bar(len(batches.rows), f"Running {len(models)} models on the same images", "image")
+    for batch, logits in run_together(models, batches):
+        for name, tally in tallies.items():
+            tally.add(logits[name], batch.labels, None if name == "float" else logits["float"])
+        if gallery is not None:
+            gallery.add(batch, logits["float"], logits[own])
+        bar.update(len(batch))
+    bar.close()
+    return {name: tally.evaluation() for name, tally in tallies.items()}
+
+
+def compare(
+    models: Mapping[str, PreTrainedModel],
+    scores: Mapping[str, Evaluation],
+    batches: UnseenBatches,
     dataset: str,
     split: str | None,
-) -> tuple[Report, Evaluated, Timing]:
-    """Return the report, and of it what the model card tells. `batches` are gone through twice, and none is kept."""
-    uniform_bits = target_bits(config.budget, measure_costs(model, config.arithmetic))
-    uniform = BitPlan.uniform(model, uniform_bits)
-    name = bits_to_text(short_bits(uniform_bits))
-    models = {"float": model}
-    if plan.bits != uniform.bits:
-        models[f"uniform {name}"] = quantize_model(model, uniform, calibration, config)
-    searched = plan.provenance.get("kind") == "allocated" or "compared" in plan.provenance
-    own = "this model" if searched or plan.bits != uniform.bits else f"uniform {name}"
-    models[own] = quantized
-    pixels = next(iter(batches)).pixel_values
-    contenders = _compare(models, batches, pixels[:TIMED_IMAGES])
-    report = Report(
-        title=f"{_title(model)}, {own if own != 'this model' else f'mixed bits around {name}'}",
-        origin=_origin(model, quantized, plan),
-        dataset=f"{contenders[0].evaluation.images} images ({dataset}" + (f", split {split})" if split else ")"),
-        machine=name_machine(),
-        contenders=contenders,
-        plan=plan,
-        uniform=uniform_bits,
-        relevance=relevance,
-        sensitivity=sensitivity,
-        frontier=_frontier(model, relevance, sensitivity, config),
-        score=_total_score(plan, relevance, sensitivity, config.alpha),
-        float_parts=float_parts(quantized),
-        heat_maps=_heat_maps(model, pixels[:HEAT_MAPS]),
+    times: Mapping[str, float] | None = None,
+) -> Comparison:
+    """Return the comparison of models whose scores on `batches`, and milliseconds per image, were measured."""
+    task = task_of(models["float"])
+    contenders = tuple(
+        Contender(name, saved_bytes(model) / 1e6, (times or {}).get(name), scores[name])
+        for name, model in models.items()
     )
-    evaluated = Evaluated(dataset, split, contenders[0].evaluation, contenders[-1].evaluation)
-    timing = Timing(report.machine, {contender.name: contender.milliseconds for contender in contenders})
-    return report, evaluated, timing
-
-
-def _compare(models: dict[str, PreTrainedModel], batches: Iterable[Batch], timed: Tensor) -> tuple[Contender, ...]:
-    logits, labels = measure_together(models, batches)
-    reference, task = logits["float"], task_of(models["float"])
-    scores = {
-        name: score(found, labels, None if name == "float" else reference, task) for name, found in logits.items()
-    }
-    times = measure_latency(models, timed)
-    return tuple(
-        Contender(name, saved_bytes(model) / 1e6, times[name], scores[name]) for name, model in models.items()
-    )
-
-
-def _frontier(
-    model: PreTrainedModel,
-    relevance: LayerRelevance | None,
-    sensitivity: SensitivityTable | None,
-    config: MixQConfig,
-) -> tuple[BitPlan, ...]:
-    """Return the best plans from the fewest to the most bits that every unit was measured at, in half bits."""
-    if sensitivity is None:
-        return ()
-    widths, tied = _measured_widths(sensitivity)
-    if len(widths) < 2:
-        return ()
-    averages = [widths[0] + half / 2 for half in range(1, 2 * (widths[-1] - widths[0]) + 1)]
-    sweeping = MixQConfig(
-        candidate_bits=tuple(widths), tie_bits=tied, arithmetic=config.arithmetic, alpha=config.alpha,
-        solver=config.solver, overrides=config.overrides, exclude=config.exclude,
-    )  # fmt: skip
-    return tuple(sweep_plans(model, relevance, sensitivity, sweeping, averages))
-
-
-def _total_score(
-    plan: BitPlan, relevance: LayerRelevance | None, sensitivity: SensitivityTable | None, alpha: float
-) -> float | None:
-    if sensitivity is None or not all(sensitivity.tells(unit, bits) for unit, bits in plan.bits.items()):
-        return None
-    scores = combine_scores(relevance, sensitivity, {unit: [bits] for unit, bits in plan.bits.items()}, alpha)
-    return math.fsum(scores[unit][bits] for unit, bits in plan.bits.items())
-
-
-def _measured_widths(sensitivity: SensitivityTable) -> tuple[list[int], bool]:
-    """Return the widths that every unit was measured at, and whether weights and activations had them together."""
-    weight_bits, input_bits = sensitivity.baseline
-    widths = [bits for bits in range(SMALLEST_BITS, LARGEST_BITS + 1) if bits not in sensitivity.baseline]
-    together = [bits for bits in widths if sensitivity.covers([Bits(bits, bits)])]
-    apart = [bits for bits in widths if sensitivity.covers([Bits(bits, input_bits), Bits(weight_bits, bits)])]
-    return (together, True) if len(together) > len(apart) else (apart, False)
-
-
-def _heat_maps(model: PreTrainedModel, pixels: Tensor) -> tuple[HeatMap, ...]:
-    relevance = explain(model, pixels).detach().cpu()
-    predictions = measure_logits(model, [Batch(pixels, None, ())])[0].argmax(-1).tolist()
-    names = model.config.id2label
-    return tuple(
-        HeatMap(image.cpu(), heat, str(names.get(predicted, predicted)))
-        for image, heat, predicted in zip(pixels, relevance, predictions, strict=True)
-    )
-
-
-def _origin(model: PreTrainedModel, quantized: PreTrainedModel, plan: BitPlan) -> tuple[str, ...]:
-    """Return the day and the library's version, the budget and the command that a packed model was made with."""
-    config = quantized.config.quantization_config
-    record = config.record or {}
-    lines = [f"{datetime.date.today().isoformat()}, optimum-mixq {version('optimum-mixq')}"]
-    budget = {name: value for name, value in (plan.provenance.get("budget") or {}).items() if value is not None}
-    if budget:
-        lines.append("Budget: " + ", ".join(describe_cost(name, value) for name, value in budget.items()))
-    calibration = record.get("calibration") or {}
-    base = record.get("base_model") or _title(model)
-    command = write_command(config, plan, base, calibration.get("dataset") or "DATASET")
-    return (*lines, f"Made by: {command}") if command and "training" not in record else tuple(lines)
-
-
-def _title(model: PreTrainedModel) -> str:
-    return model.name_or_path.rstrip("/").rpartition("/")[2] or model.config.model_type
+    left_out = batches.left_out if batches.served.complete else None
+    return Comparison(contenders, dataset, split, name_machine(), left_out, task.accuracy_name, task.divergence_name)

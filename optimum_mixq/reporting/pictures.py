@@ -1,172 +1,162 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""SVG and PNG pictures of plans and measurements, made of text alone so that a report needs no other file."""
+"""Grids of units as SVG: one row per kind of unit, one column per block, the stronger the greater the value."""
 
-import base64
-import io
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from html import escape
 
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.reporting.palette import ink_class, opacity
 
 
-WIDTH, HEIGHT, MARGIN = 640, 400, 64
-CELL_WIDTH, CELL_HEIGHT, LABEL_WIDTH = 38, 24, 76
-PALE, DARK, WARM = (239, 246, 255), (30, 64, 175), (180, 40, 20)
-
-Colour = tuple[int, int, int]
+WIDTH = 1000  # of a picture that fills the page, in its own units
+CELL_HEIGHT, LABEL_WIDTH = 26, 76
+NARROWEST, WIDEST = 38, 130  # cells
 
 
 def draw_units(
-    values: Mapping[str, float],
-    texts: Mapping[str, str],
-    dark: Colour = DARK,
-    log: bool = False,
-    titles: Mapping[str, str] | None = None,
-    measure: str = "",
+    values: Mapping[str, float], texts: Mapping[str, str], measure: str = "", colour: str = "deep", log: bool = False
 ) -> str:
-    """Return a grid: one row per kind of unit, one column per block, the darker the greater the value.
+    """Return a grid of one number per unit; the legend below tells what the shades stand for, in the given measure.
 
-    `values`, the cells' `texts` and the `titles` that hovering shows (by default the number) are by unit name, such as
-    "blocks.3.fc1". The legend below tells what the palest and the darkest colour stand for, in the given `measure`.
+    `values` and the cells' `texts` are by unit name, such as "blocks.3.fc1".
     """
-    blocks = list(dict.fromkeys(unit.rpartition(".")[0] for unit in values))
-    kinds = list(dict.fromkeys(unit.rpartition(".")[2] for unit in values))
+    grid = _Grid(values)
     scaled = {unit: _log(value) if log else value for unit, value in values.items()}
     low, high = min(scaled.values()), max(scaled.values())
-    width = LABEL_WIDTH + CELL_WIDTH * len(blocks) + 4
-    height = CELL_HEIGHT * (len(kinds) + 2) + 8
-    parts = [_svg_start(width, height)]
-    for column, block in enumerate(blocks):
-        x = LABEL_WIDTH + CELL_WIDTH * (column + 0.5)
-        parts.append(f'<text x="{x:.0f}" y="16" class="axis" text-anchor="middle">{escape(_short(block))}</text>')
-    for row, kind in enumerate(kinds):
-        y = CELL_HEIGHT * (row + 1)
-        parts.append(f'<text x="{LABEL_WIDTH - 8}" y="{y + 16}" class="axis" text-anchor="end">{escape(kind)}</text>')
-        for column, block in enumerate(blocks):
-            unit = f"{block}.{kind}"
-            if unit in values:
-                share = (scaled[unit] - low) / (high - low) if high > low else 0.5
-                title = f"{unit}: {titles[unit] if titles else format(values[unit], '.4g')}"
-                parts.append(_cell(LABEL_WIDTH + CELL_WIDTH * column, y, share, texts[unit], title, dark))
-    if high > low:
-        parts.append(_legend(CELL_HEIGHT * (len(kinds) + 1) + 8, values.values(), dark, measure))
-    return "".join([*parts, "</svg>"])
+    cells = []
+    for unit, value in scaled.items():
+        share = (value - low) / (high - low) if high > low else 0.5
+        title = f"{unit}: {values[unit]:.4g} {measure}".rstrip()
+        text = f'<text x="{grid.middle(unit):g}" y="{grid.baseline(unit):g}" class="cell {ink_class(share, colour)}">'
+        shade = grid.rectangle(unit, colour, share)
+        cells.append(f"<g><title>{escape(title)}</title>{shade}{text}{escape(texts[unit])}</text></g>")
+    legend = _legend(grid, [0, 0.25, 0.5, 0.75, 1], values.values(), measure, colour) if high > low else ""
+    return grid.svg(cells, legend, f"{measure or 'Value'} of every layer")
 
 
-def draw_frontier(points: Sequence[tuple[float, float, str]], marked: Sequence[tuple[float, float, str]] = ()) -> str:
-    """Return a curve of (megabytes, score, label), megabytes to the right; `marked` points stand out beside it."""
-    everything = [*points, *marked]
-    sizes, scores = [point[0] for point in everything], [point[1] for point in everything]
+def draw_bits(
+    plan: BitPlan, shares: Mapping[int, float], titles: Mapping[str, str], without_weight: Collection[str]
+) -> str:
+    """Return a grid of bits as "5 / 4", of weights and of activations, each half in the shade of its own bits.
 
-    def place(size: float, score: float) -> tuple[float, float]:
-        return _place(size, sizes, MARGIN + 12, WIDTH - 56), _place(score, scores, HEIGHT - MARGIN - 8, 32)
-
-    path = " ".join("{:.1f},{:.1f}".format(*place(size, score)) for size, score, _ in sorted(points))
-    bottom, left, middle = HEIGHT - MARGIN, MARGIN, HEIGHT / 2 + 60
-    return "".join(
-        [
-            _svg_start(WIDTH, HEIGHT),
-            f'<path d="M{left} 16 V{bottom} H{WIDTH - 16}" fill="none" stroke="#94a3b8"/>',
-            f'<text x="{left}" y="{bottom + 18}" class="axis">{min(sizes):.2f}</text>',
-            f'<text x="{WIDTH - 16}" y="{bottom + 18}" class="axis" text-anchor="end">{max(sizes):.2f} MB</text>',
-            f'<text x="{WIDTH / 2:.0f}" y="{bottom + 40}" class="axis" text-anchor="middle">size of the file</text>',
-            f'<text x="{left - 6}" y="{bottom}" class="axis" text-anchor="end">{min(scores):.3g}</text>',
-            f'<text x="{left - 6}" y="36" class="axis" text-anchor="end">{max(scores):.3g}</text>',
-            f'<text x="14" y="{middle:.0f}" class="axis" transform="rotate(-90 14 {middle:.0f})">'
-            "relevance x sensitivity</text>",
-            f'<polyline points="{path}" fill="none" stroke="#2563eb" stroke-width="1.5"/>',
-            *(
-                _point(place(size, score), f"{size:.2f} MB, {score:.4g}", label, "#2563eb")
-                for size, score, label in points
-            ),
-            *(
-                _point(place(size, score), f"{size:.2f} MB, {score:.4g}", label, "#dc2626", left=True)
-                for size, score, label in marked
-            ),
-            "</svg>",
+    A unit of `without_weight` has the bits of its operands alone. `shares` gives each width its shade, from 0 to 1,
+    and `titles` are what hovering over a unit shows.
+    A script may change a cell by its `data-unit`, and the halves by their `data-side`, 0 for weights.
+    """
+    grid = _Grid(plan.bits)
+    cells, place_of = [], {1: (0,), 2: (-11, 11)}
+    for unit, bits in plan.bits.items():
+        sides = (1,) if unit in without_weight else (0, 1)
+        shades = "".join(
+            grid.rectangle(unit, "deep", shares[bits[side]], place, len(sides), f' data-side="{side}"')
+            for place, side in enumerate(sides)
+        )
+        numbers = [
+            f'<tspan x="{grid.middle(unit) + place_of[len(sides)][place]:g}" class="{ink_class(shares[bits[side]])}" '
+            f'data-side="{side}">{bits[side]}</tspan>'
+            for place, side in enumerate(sides)
         ]
-    )
+        slash = f'<tspan x="{grid.middle(unit):g}" class="{ink_class(shares[bits[0]])}" data-side="slash"> / </tspan>'
+        text = f'<text y="{grid.baseline(unit):g}" class="cell">{slash.join(numbers)}</text>'
+        cells.append(f'<g data-unit="{escape(unit)}"><title>{escape(titles[unit])}</title>{shades}{text}</g>')
+    return grid.svg(cells, _widths_legend(grid, shares), "Bits of weights / bits of activations of every layer")
 
 
-def draw_heat(pixels: Tensor, relevance: Tensor, side: int = 160) -> str:
-    """Return a PNG as a data address: an image (C, H, W) and its relevance (H, W), red for, blue against."""
-    picture = pixels.float().mean(0) if len(pixels) != 3 else pixels.float()
-    low, high = picture.amin(), picture.amax()
-    picture = ((picture - low) / (high - low).clamp(min=1e-12)).expand(3, *picture.shape[-2:])
-    strength = F.avg_pool2d(relevance[None, None].float(), 3, 1, 1)[0, 0]
-    strength = strength / strength.abs().quantile(0.99).clamp(min=1e-30)
-    positive, negative = strength.clamp(0, 1), (-strength).clamp(0, 1)
-    pale = 0.35 + 0.65 * picture.mean(0)
-    heat = torch.stack([pale * (1 - negative), pale * (1 - positive - negative).clamp(min=0), pale * (1 - positive)])
-    both = torch.cat([picture, heat], -1)  # (3, H, 2 W)
-    image = Image.fromarray((both * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
-    image = image.resize((2 * side, side), Image.Resampling.NEAREST)
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+def describe_bits(unit: str, bits: tuple[int | None, int]) -> str:
+    """Return what a cell of bits says, in words.
+
+    >>> describe_bits("blocks.0.fc1", (5, 4)), describe_bits("blocks.0.qk", (None, 4))
+    ('blocks.0.fc1: weights 5 bits, activations 4 bits', 'blocks.0.qk: both operands 4 bits')
+    """
+    if bits[0] is None:
+        return f"{unit}: both operands {bits[1]} bits"
+    return f"{unit}: weights {bits[0]} bits, activations {bits[1]} bits"
 
 
-def _svg_start(width: float, height: float) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        'font-family="system-ui, sans-serif"><style>.axis{font-size:11px;fill:#475569}.cell{font-size:11px}</style>'
-    )
+def short_block(block: str) -> str:
+    """Return "3" for "blocks.3", "1.0" for "stages.1.blocks.0", and "1" for the merging "stages.1".
+
+    >>> short_block("blocks.3"), short_block("stages.1.blocks.0")
+    ('3', '1.0')
+    """
+    return ".".join(part for part in block.split(".") if part.isdigit())
 
 
-def _cell(x: float, y: float, share: float, text: str, title: str, dark: Colour) -> str:
-    ink = "#fff" if share > 0.5 else "#0f172a"
-    return (
-        f'<g><title>{escape(title)}</title><rect x="{x}" y="{y}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" '
-        f'rx="3" fill="{_shade(share, dark)}"/><text x="{x + CELL_WIDTH / 2 - 1}" y="{y + 15}" class="cell" '
-        f'text-anchor="middle" fill="{ink}">{escape(text)}</text></g>'
-    )
+class _Grid:
+    """Where each unit's cell lies; the cells are as wide as the page allows."""
+
+    def __init__(self, units: Iterable[str]) -> None:
+        names = [unit.rpartition(".")[::2] for unit in units]  # (block, kind)
+        self.columns = {block: column for column, block in enumerate(dict.fromkeys(block for block, _ in names))}
+        self.rows = {kind: row for row, kind in enumerate(dict.fromkeys(kind for _, kind in names))}
+        fitting = (WIDTH - LABEL_WIDTH) / len(self.columns)
+        self.cell = min(max(math.floor(fitting), NARROWEST), WIDEST)
+        self.width = LABEL_WIDTH + self.cell * len(self.columns)
+        self.bottom = CELL_HEIGHT * (len(self.rows) + 1)
+
+    def corner(self, unit: str) -> tuple[float, float]:
+        block, _, kind = unit.rpartition(".")
+        return LABEL_WIDTH + self.cell * self.columns[block], CELL_HEIGHT * (self.rows[kind] + 1)
+
+    def middle(self, unit: str) -> float:
+        return self.corner(unit)[0] + (self.cell - 2) / 2
+
+    def baseline(self, unit: str) -> float:
+        return self.corner(unit)[1] + CELL_HEIGHT / 2 + 3
+
+    def rectangle(self, unit: str, colour: str, share: float, place: int = 0, parts: int = 1, more: str = "") -> str:
+        x, y = self.corner(unit)
+        width = (self.cell - 2) / parts
+        return (
+            f'<rect x="{x + width * place:g}" y="{y}" width="{width:g}" height="{CELL_HEIGHT - 2}" class="{colour}" '
+            f'fill-opacity="{opacity(share)}"{more}/>'
+        )
+
+    def svg(self, cells: Iterable[str], legend: str, label: str) -> str:
+        height = self.bottom + (28 if legend else 4)
+        heads = [
+            f'<text x="{LABEL_WIDTH + self.cell * (column + 0.5) - 1:g}" y="18" class="axis middle">'
+            f"{escape(short_block(block))}</text>"
+            for block, column in self.columns.items()
+        ]
+        kinds = [
+            f'<text x="{LABEL_WIDTH - 8}" y="{CELL_HEIGHT * (row + 1) + CELL_HEIGHT / 2 + 3:g}" class="axis end">'
+            f"{escape(kind)}</text>"
+            for kind, row in self.rows.items()
+        ]
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {height}" class="grid" role="img" '
+            f'aria-label="{escape(label)}" style="max-width:{self.width}px;min-width:{0.75 * self.width:.0f}px">'
+            + "".join([*heads, *kinds, *cells, legend, "</svg>"])
+        )
 
 
-def _legend(y: float, values: Collection[float], dark: Colour, measure: str) -> str:
-    """Return five colours from the palest to the darkest, between the least and the greatest value."""
-    x, side = LABEL_WIDTH, CELL_HEIGHT / 2
+def _legend(grid: _Grid, shares: list[float], values: Collection[float], measure: str, colour: str) -> str:
+    """Return shades from the palest to the strongest, between the least and the greatest value."""
+    x, y, side = LABEL_WIDTH + 44, grid.bottom + 8, 14
     squares = "".join(
-        f'<rect x="{x + 44 + side * step}" y="{y}" width="{side}" height="{side}" fill="{_shade(step / 4, dark)}"/>'
-        for step in range(5)
+        f'<rect x="{x + side * step}" y="{y}" width="{side}" height="{side}" class="{colour}" '
+        f'fill-opacity="{opacity(share)}"/>'
+        for step, share in enumerate(shares)
     )
     return (
-        f'<text x="{x + 38}" y="{y + 10}" class="axis" text-anchor="end">{min(values):.3g}</text>{squares}'
-        f'<text x="{x + 50 + 5 * side}" y="{y + 10}" class="axis">{max(values):.3g} {escape(measure)}</text>'
+        f'<text x="{x - 6}" y="{y + 11}" class="axis end">{min(values):.3g}</text>{squares}'
+        f'<text x="{x + side * len(shares) + 6}" y="{y + 11}" class="axis">{max(values):.3g} {escape(measure)}</text>'
     )
 
 
-def _shade(share: float, dark: Colour) -> str:
-    red, green, blue = (round(pale + share * (full - pale)) for pale, full in zip(PALE, dark, strict=True))
-    return f"rgb({red},{green},{blue})"
-
-
-def _point(place: tuple[float, float], title: str, label: str, colour: str, left: bool = False) -> str:
-    x, y = place
-    text_x, text_y, anchor = (x - 8, y + 4, "end") if left else (x + 7, y - 7, "start")
-    return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(title)}</title></circle>'
-        f'<text x="{text_x:.1f}" y="{text_y:.1f}" class="axis" text-anchor="{anchor}">{escape(label)}</text>'
+def _widths_legend(grid: _Grid, shares: Mapping[int, float]) -> str:
+    y, side = grid.bottom + 6, 22
+    squares = "".join(
+        f'<rect x="{LABEL_WIDTH + side * place}" y="{y}" width="{side - 2}" height="18" class="deep" '
+        f'fill-opacity="{opacity(share)}"/><text x="{LABEL_WIDTH + side * place + side / 2 - 1:g}" y="{y + 13}" '
+        f'class="cell {ink_class(share)}">{bits}</text>'
+        for place, (bits, share) in enumerate(shares.items())
     )
-
-
-def _place(value: float, values: Sequence[float], first: float, last: float) -> float:
-    """Return where a value stands between `first` (the least) and `last` (the greatest)."""
-    low, high = min(values), max(values)
-    return first + (last - first) * ((value - low) / (high - low) if high > low else 0.5)
+    x = LABEL_WIDTH + side * len(shares) + 6
+    return f'{squares}<text x="{x}" y="{y + 13}" class="axis">bits: weights / activations</text>'
 
 
 def _log(value: float) -> float:
     return math.log10(max(value, 1e-9))
-
-
-def _short(block: str) -> str:
-    """Return "3" for "blocks.3", "1.0" for "stages.1.blocks.0", and "1" for the merging "stages.1".
-
-    >>> _short("blocks.3"), _short("stages.1.blocks.0")
-    ('3', '1.0')
-    """
-    return ".".join(part for part in block.split(".") if part.isdigit())

@@ -61,19 +61,31 @@ def measure_together(
     """Return each model's logits, as `measure_logits` does, in one pass over the batches, of which none is kept."""
     logits: dict[str, list[Tensor]] = {name: [] for name in models}
     labels: list[Tensor | None] = []
-    with ExitStack() as stack, torch.inference_mode():
-        for model in models.values():
-            stack.enter_context(measuring(model))
-        for batch in batches:
-            for name, model in models.items():
-                outputs = model(pixel_values=batch.pixel_values.to(model.device, model.dtype))
-                logits[name].append(outputs.logits.float().cpu())
-            labels.append(batch.labels)
+    for batch, outputs in run_together(models, batches):
+        for name, found in outputs.items():
+            logits[name].append(found)
+        labels.append(batch.labels)
     if not labels:
         raise ValueError("There are no images to evaluate on: the source is empty.")
     known = [part for part in labels if part is not None]
     joined = {name: torch.cat(parts) for name, parts in logits.items()}
     return joined, torch.cat(known) if len(known) == len(labels) else None
+
+
+def run_together(
+    models: Mapping[str, PreTrainedModel], batches: Iterable[Batch]
+) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    """Yield each batch with every model's logits (B, outputs), in float32 on the CPU; the models are in eval mode."""
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(measuring(model))
+        for batch in batches:
+            with torch.inference_mode():  # not around the yield: it would hold for the caller too
+                outputs = {
+                    name: model(pixel_values=batch.pixel_values.to(model.device, model.dtype)).logits.float().cpu()
+                    for name, model in models.items()
+                }
+            yield batch, outputs
 
 
 def measure_latency(models: Mapping[str, PreTrainedModel], pixel_values: Tensor, repeats: int = 5) -> dict[str, float]:

@@ -2,13 +2,17 @@
 """What every task answers, and which one a model has."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 
 class Task(ABC):
-    """How the logits (B, outputs) of one kind of head are compared, explained, trained and scored."""
+    """How the logits (B, outputs) of one kind of head are compared, explained, trained, scored and put in words."""
+
+    accuracy_name = "top-1"  # what people call `accuracy`
+    divergence_name = "KL to float"  # what people call the mean `divergence` from the float model
 
     @abstractmethod
     def handles(self, model: PreTrainedModel) -> bool:
@@ -45,6 +49,17 @@ class Task(ABC):
     @abstractmethod
     def agreement(self, logits: Tensor, reference: Tensor) -> float | None:
         """Return the share of predictions that are the reference's, or None where the task has none."""
+
+    def describe(self, logits: Tensor, names: Mapping[int, str]) -> list[str]:
+        """Return what the logits (outputs,) of one image say, the main answer first; `names` are those of outputs."""
+        return [
+            f"{names.get(row, row)} {float(logits[row]):.4g}"
+            for row in logits.topk(min(2, len(logits))).indices.tolist()
+        ]
+
+    def describe_label(self, label: Tensor, names: Mapping[int, str]) -> str:
+        """Return the label of one image in words."""
+        return str(names.get(int(label), int(label)))
 
 
 _tasks: list[Task] = []

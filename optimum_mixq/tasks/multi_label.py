@@ -1,6 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Several labels per image, each present or not: a sigmoid for each logit."""
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -10,6 +12,8 @@ from optimum_mixq.tasks.base import Task, register_task
 
 @register_task
 class MultiLabel(Task):
+    accuracy_name = "right labels"
+
     def handles(self, model: PreTrainedModel) -> bool:
         return model.config.problem_type == "multi_label_classification"
 
@@ -46,3 +50,13 @@ class MultiLabel(Task):
 
     def agreement(self, logits: Tensor, reference: Tensor) -> float:
         return float(((logits > 0) == (reference > 0)).double().mean())
+
+    def describe(self, logits: Tensor, names: Mapping[int, str]) -> list[str]:
+        """Return the labels that are predicted with their probabilities, the likeliest first."""
+        present = logits.double().sigmoid()
+        rows = [row for row in present.argsort(descending=True).tolist() if present[row] > 0.5]
+        return [f"{names.get(row, row)} {100 * float(present[row]):.1f} %" for row in rows] or ["no label"]
+
+    def describe_label(self, label: Tensor, names: Mapping[int, str]) -> str:
+        present = [str(names.get(row, row)) for row, value in enumerate(label.tolist()) if value > 0.5]
+        return ", ".join(present) or "no label"

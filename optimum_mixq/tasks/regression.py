@@ -1,6 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Numbers per image: a score, an age, a quality, or features where there is no head. A single logit is one of them."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -11,6 +13,8 @@ from optimum_mixq.tasks.base import Task, register_task
 
 @register_task
 class Regression(Task):
+    divergence_name = "half squared distance to float"
+
     def handles(self, model: PreTrainedModel) -> bool:
         one_number = model.config.num_labels == 1 or not describe(model).heads  # without a head, features come out
         return model.config.problem_type == "regression" or (model.config.problem_type is None and one_number)
@@ -42,3 +46,10 @@ class Regression(Task):
 
     def agreement(self, logits: Tensor, reference: Tensor) -> None:
         return None
+
+    def describe(self, logits: Tensor, names: Mapping[int, str]) -> list[str]:
+        """Return the numbers, at most three of them."""
+        return [f"{names.get(row, row)}: {value:.4g}" for row, value in enumerate(logits[:3].tolist())]
+
+    def describe_label(self, label: Tensor, names: Mapping[int, str]) -> str:
+        return ", ".join(f"{value:.4g}" for value in label.reshape(-1)[:3].tolist())

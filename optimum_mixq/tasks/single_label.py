@@ -1,6 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """One class per image: softmax over the logits."""
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -40,3 +42,11 @@ class SingleLabel(Task):
 
     def agreement(self, logits: Tensor, reference: Tensor) -> float:
         return self.accuracy(logits, reference.argmax(-1))
+
+    def describe(self, logits: Tensor, names: Mapping[int, str]) -> list[str]:
+        """Return the two likeliest classes with their probabilities."""
+        likeliest = logits.double().softmax(-1).topk(min(2, len(logits)))
+        return [
+            f"{names.get(row, row)} {100 * share:.1f} %"
+            for share, row in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
+        ]

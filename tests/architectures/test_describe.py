@@ -42,6 +42,13 @@ def test_every_linear_and_convolution_has_exactly_one_place(build):
     assert sorted(places) == sorted(layers)
 
 
+def test_a_block_hands_out_its_units_by_kind(vit):
+    block = describe(vit).blocks[1]
+    assert block.unit("qk").name == "blocks.1.qk" and block.unit("fc2") is block.units[-1]
+    with pytest.raises(ValueError, match=r"'blocks.1' has no unit 'reduction': it has qkv, qk, av, proj, fc1, fc2\."):
+        block.unit("reduction")
+
+
 def test_units_of_a_vit_come_in_forward_order(vit):
     names = [unit.name for unit in describe(vit).units]
     kinds = ("qkv", "qk", "av", "proj", "fc1", "fc2")

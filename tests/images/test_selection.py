@@ -108,7 +108,7 @@ def test_a_reopened_model_leaves_out_the_images_that_made_it(saved, caplog):
     assert caplog.messages == [
         "12 images that served calibration, the choice of bits or training were left out (18 remain)."
     ]
-    assert quantizer.evaluated.left_out == 12
+    assert quantizer.comparison.left_out == 12
 
 
 def test_a_folder_without_the_record_evaluates_on_all_images_and_says_so(saved, tmp_path, caplog):
@@ -142,7 +142,7 @@ def test_a_report_of_a_reopened_model_leaves_out_what_chose_the_bits_too(saved, 
     model, pixels, folder = saved
     quantizer = MixQQuantizer.reopen(folder, model)
     report = quantizer.report(pixels, tmp_path)
-    assert report.contenders[-1].evaluation.images == 18 and quantizer.evaluated.left_out == 12
+    assert report.contenders[-1].evaluation.images == 18 and quantizer.comparison.left_out == 12
 
 
 def test_the_command_line_leaves_them_out_and_says_so(saved, tmp_path, capsys):

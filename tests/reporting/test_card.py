@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 from optimum.commands.register.register_mixq import MixQCommand
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, demo_model_path
 from optimum_mixq.cli import _read_config
-from optimum_mixq.reporting.card import Evaluated, Timing, model_card
+from optimum_mixq.reporting.card import model_card
+from optimum_mixq.reporting.comparison import Comparison, Contender
 from optimum_mixq.stages.evaluation import Evaluation
 
 
@@ -26,9 +27,9 @@ PLAN = BitPlan(
 
 def card(**changes):
     config = MixQConfig(bits=4, plan=PLAN.bits, record=RECORD, **changes)
-    evaluated = Evaluated("me/pictures", "test", FLOAT, PACKED)
-    timing = Timing("a machine", {"float": 2.0})
-    return model_card(config, PLAN, "vit", 1.0, 8.0, "me/vit-mixq4", "vit", evaluated, timing)
+    contenders = (Contender("float", 8.0, 2.0, FLOAT), Contender("quantized", 1.0, None, PACKED))
+    comparison = Comparison(contenders, "me/pictures", "test", "a machine")
+    return model_card(config, PLAN, "vit", 1.0, 8.0, "me/vit-mixq4", "vit", comparison)
 
 
 def test_the_metadata_can_be_read_back_and_holds_the_result():
@@ -79,7 +80,7 @@ def test_every_option_that_the_shell_has_a_word_for_is_in_the_command(tmp_path):
     root = ArgumentParser()
     MixQCommand(root.add_subparsers())
     arguments = root.parse_args(shlex.split(command)[1:])
-    assert _read_config(arguments) == MixQConfig(bits=4, **changes | {"batch_size": 32})
+    assert _read_config(arguments) == MixQConfig(bits=4, **changes)
     assert arguments.batch_size == 8 and arguments.plan == "mixed"
 
 

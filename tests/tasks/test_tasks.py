@@ -161,3 +161,24 @@ def test_the_mean_of_probes_is_the_curvature_of_the_divergence(task, temperature
     found = probes.T @ probes / 16
     curvature = torch.func.hessian(lambda values: task.divergence(values, logits, temperature).sum())(logits)
     torch.testing.assert_close(found, curvature[0, :, 0, :])
+
+
+NAMES = {0: "cat", 1: "dog", 2: "cow"}
+
+
+def test_answers_are_put_in_words_with_their_probabilities():
+    logits = torch.tensor([1.0, 3.0, 0.0])
+    shares = slow_softmax(logits.tolist())
+    likely = [f"dog {100 * shares[1]:.1f} %", f"cat {100 * shares[0]:.1f} %"]
+    assert SingleLabel().describe(logits, NAMES) == likely
+    assert SingleLabel().describe_label(torch.tensor(2), NAMES) == "cow"
+    present = MultiLabel().describe(torch.tensor([1.0, 3.0, -1.0]), NAMES)
+    assert present == ["dog 95.3 %", "cat 73.1 %"]
+    assert MultiLabel().describe(torch.tensor([-1.0, -2.0, -3.0]), NAMES) == ["no label"]
+    assert MultiLabel().describe_label(torch.tensor([1.0, 0.0, 1.0]), NAMES) == "cat, cow"
+    assert Regression().describe(torch.tensor([1.5]), {0: "age"}) == ["age: 1.5"]
+    assert Regression().describe_label(torch.tensor(1.25), {}) == "1.25"
+
+
+def test_a_task_without_words_of_its_own_tells_its_largest_outputs():
+    assert Task.describe(SingleLabel(), torch.tensor([1.0, 3.0, 2.0]), NAMES) == ["dog 3", "cow 2"]

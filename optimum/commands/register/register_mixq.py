@@ -289,6 +289,10 @@ class MixQReportCommand(_MixQSubcommand):
         parser.add_argument("--output", help="folder for report.html and report.json (default: the model's)")
         parser.add_argument("--calibration-split", help="split to calibrate on (default: calibration or train)")
         parser.add_argument("--samples", type=parse_count, help="number of images to evaluate on (default: all)")
+        parser.add_argument(
+            "--frontier", type=parse_seed, default=5,
+            help=f"sizes from the fewest to the most bits to pack and measure too; 0 for none {DEFAULT}",
+        )  # fmt: skip
 
 
 class MixQDemoCommand(_MixQSubcommand):

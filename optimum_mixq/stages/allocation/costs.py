@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.describe import Architecture, configured_image_size, describe, require_image_size
+from optimum_mixq.architectures.describe import (
+    Architecture,
+    configured_channels,
+    configured_image_size,
+    describe,
+    require_image_size,
+)
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.artifacts import UnitCosts
 from optimum_mixq.config import ATTENTION_CHILD, STEM_AND_HEAD_BITS
@@ -65,7 +71,7 @@ def _count_outputs(model: PreTrainedModel, name: str, rows: dict[str, int]) -> t
 def _blank_image(model: PreTrainedModel) -> Tensor:
     height, width = configured_image_size(model)
     require_image_size(model, (height, width))
-    return torch.zeros(1, model.config.num_channels, height, width, dtype=model.dtype, device=model.device)
+    return torch.zeros(1, configured_channels(model), height, width, dtype=model.dtype, device=model.device)
 
 
 def _fixed_bytes(model: PreTrainedModel, architecture: Architecture, arithmetic: Arithmetic) -> int:

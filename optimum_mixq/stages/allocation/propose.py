@@ -56,10 +56,7 @@ def best_plans_of_averages(
 
 def _alike(sensitivity: SensitivityTable) -> SensitivityTable:
     """Return a table in which all units suffer alike: rounding noise falls fourfold per bit."""
-    table = {
-        unit: {bits: 4.0 ** -min(bits if isinstance(bits, tuple) else (bits,)) for bits in row}
-        for unit, row in sensitivity.table.items()
-    }
+    table = {unit: {bits: 4.0 ** -min(bits) for bits in row} for unit, row in sensitivity.table.items()}
     return replace(sensitivity, table=table)
 
 

@@ -47,8 +47,14 @@ def round_layers(
 
 
 def join_layers(layers: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
-    """Return the stacked weights (O, C) and biases (O,) of layers that read the same input."""
-    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    """Return the stacked weights (O, C) and biases (O,) of layers that read the same input.
+
+    Where only some have a bias, the others' are zeros.
+    """
+    bias = None
+    if any(layer.bias is not None for layer in layers):
+        biases = (layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers)
+        bias = torch.cat(list(biases))
     return torch.cat([layer.weight for layer in layers]), bias
 
 
@@ -65,6 +71,6 @@ def _split(
         rows = slice(start, start + layer.out_features)
         start = rows.stop
         part = UniformGrid(weight_grid.scale[rows], weight_grid.zero_point[rows], weight_grid.bits)
-        part_bias = None if bias is None else bias[rows].clone()
+        part_bias = None if bias is None or layer.bias is None else bias[rows].clone()
         quantized.append(QuantLinear(weight[rows].clone(), part_bias, part, input_grid, config.arithmetic))
     return quantized

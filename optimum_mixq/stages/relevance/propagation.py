@@ -47,7 +47,7 @@ def relevance_rules(model: PreTrainedModel, watch: Watch | None = None) -> Itera
         for block in describe(model).blocks:
             for name in (*(activation.module for activation in block.activations), *block.passing):
                 stack.enter_context(_identity_forward(model.get_submodule(name)))
-        stack.enter_context(_Rules({**_RULES, **family_of(model).rules}))
+        stack.enter_context(_Rules({**_RULES, **family_of(model).rules()}))
         yield
 
 

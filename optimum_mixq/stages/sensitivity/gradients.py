@@ -19,11 +19,12 @@ from torch import Tensor
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.measuring import measuring
 from optimum_mixq.architectures.replay import record_hidden
-from optimum_mixq.artifacts import Bits, SensitivityTable, bits_from_text, bits_to_text, short_bits
+from optimum_mixq.artifacts import SensitivityTable
 from optimum_mixq.stages.sensitivity.changes import Change, LayerChange, VariantChanges
 from optimum_mixq.stages.sensitivity.progress import Progress, Sums
 from optimum_mixq.stages.sensitivity.registry import Method, SensitivityInputs, register_method
 from optimum_mixq.stages.sensitivity.traces import Traced, UnitTrace, trace_units
+from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.progress import progress_bar
 
 
@@ -154,16 +155,16 @@ class _Measurement:
                 if changes := self.changes.of(units[name]):
                     effects = torch.stack(list(find_effects(trace, changes, len(pixels)).values()))
                     damages = effects.square().mean(1).sum(1) / 2
-                    names = [bits_to_text(short_bits(bits)) for bits in changes]
+                    names = [str(Bits(*bits)) for bits in changes]
                     found[name] = dict(zip(names, damages.tolist(), strict=True))
         return found
 
     def _make_table(self, sums: Sums) -> SensitivityTable:
         count = sum(map(len, self.groups))
-        wanted = {short_bits(bits) for bits in (*self.inputs.candidates, self.inputs.baseline)}
+        wanted = {Bits(*bits) for bits in (*self.inputs.candidates, self.inputs.baseline)}
         table = {}
         for unit in self.architecture.units:
-            row = {bits_from_text(text): value / count for text, value in sums[unit.name].items()}
+            row = {Bits.parse(text): value / count for text, value in sums[unit.name].items()}
             # A matmul has no weight: where its operands' bits are the baseline's, it is the baseline.
             table[unit.name] = row | dict.fromkeys(wanted - set(row), 0.0)
         return SensitivityTable(table, self.inputs.baseline, 0.0, self.inputs.metric, count, self.fingerprint)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from optimum_mixq.artifacts import read_json, write_json
+from optimum_mixq.utils.files import read_json, write_json
 
 
 # By unit and bits, as text.

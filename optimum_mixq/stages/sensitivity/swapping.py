@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures.describe import describe, replace_module
 from optimum_mixq.architectures.measuring import measuring
 from optimum_mixq.architectures.replay import ModelCalls, finish, record_calls, record_hidden, run_block
-from optimum_mixq.artifacts import SensitivityTable, bits_from_text, bits_to_text, short_bits
+from optimum_mixq.artifacts import SensitivityTable
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.stages.sensitivity.progress import Progress, Sums
@@ -24,6 +24,7 @@ from optimum_mixq.stages.sensitivity.registry import (
     register_method,
 )
 from optimum_mixq.tasks import task_of
+from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.progress import progress_bar
 
 
@@ -103,7 +104,7 @@ class _Measurement:
             found[unit.name] = {}
             for bits, modules in self.variants[unit.name].items():
                 with replaced_modules(self.baseline, modules):
-                    found[unit.name][bits_to_text(short_bits(bits))] = step.damage(index, hidden)
+                    found[unit.name][str(Bits(*bits))] = step.damage(index, hidden)
         if index == 0:
             found[""] = {"baseline": step.damage(0, hidden)}
         return found
@@ -112,10 +113,10 @@ class _Measurement:
         inputs, count = self.inputs, sum(len(batch) for batch in self.inputs.batches)
         base = sums.pop("")["baseline"] / count
         table = {
-            unit.name: {bits_from_text(text): value / count - base for text, value in sums[unit.name].items()}
+            unit.name: {Bits.parse(text): value / count - base for text, value in sums[unit.name].items()}
             for unit in self.architecture.units
         }
-        measured = {short_bits(bits) for row in self.variants.values() for bits in row} | {short_bits(inputs.baseline)}
+        measured = {Bits(*bits) for row in self.variants.values() for bits in row} | {Bits(*inputs.baseline)}
         for row in table.values():
             # A matmul has no weight: where its operands' bits are the baseline's, it is the baseline.
             row |= dict.fromkeys(measured - set(row), 0.0)

@@ -2,7 +2,7 @@
 import pytest
 
 from optimum_mixq import MixQConfig
-from optimum_mixq.artifacts import SensitivityTable, UnitCosts, short_bits
+from optimum_mixq.artifacts import SensitivityTable, UnitCosts
 from optimum_mixq.stages.allocation.candidates import budget_of, candidate_bits, measured_bits, target_bits
 
 
@@ -35,7 +35,7 @@ def test_a_matmul_has_each_width_once():
 )
 def test_what_is_measured_tells_the_damage_of_every_candidate(bits, tie):
     config = MixQConfig(bits=bits, tie_bits=tie)
-    row = {short_bits(pair): sum(4.0**-width for width in pair) for pair in measured_bits(config.budget, 8, COSTS)}
+    row = {pair: sum(4.0**-width for width in pair) for pair in measured_bits(config.budget, 8, COSTS)}
     table = SensitivityTable({"b.fc1": row, "b.qk": row}, (8, 8), 0.0, "shift", 1)
     for unit, pairs in candidate_bits(config.budget, COSTS).items():
         assert all((table.damage(unit, pair) > 0) == (pair != (8, 8)) for pair in pairs)

@@ -76,3 +76,14 @@ def test_joined_layers_are_stacked_in_order():
     assert weight.shape == (5, 24)
     torch.testing.assert_close(inputs[0] @ weight.T + bias, outputs_of(layers, inputs)[0], rtol=1e-4, atol=1e-4)
     assert join_layers([nn.Linear(4, 2, bias=False)])[1] is None
+
+
+@torch.no_grad()
+def test_layers_without_a_bias_next_to_layers_with_one_stay_without():
+    layers, grid, inputs = problem(bits=8)
+    layers[1].bias = None  # as the key's in BEiT and Swinv2
+    rounded = round_layers(layers, grid, inputs, outputs_of(layers, inputs), 8, MixQConfig())
+    assert [layer.bias is None for layer in rounded] == [False, True, False]
+    for layer, plain in zip(rounded, layers, strict=True):
+        found, expected = layer(inputs[0]), plain(inputs[0])
+        assert float((found - expected).norm() / expected.norm()) < 0.02

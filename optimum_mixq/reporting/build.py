@@ -1,0 +1,143 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Measures what a report tells: float, uniform and this model side by side, the frontier, and a few images."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.images.selection import UnseenBatches
+from optimum_mixq.pipeline import quantize_model
+from optimum_mixq.reporting.card import describe_cost, write_command
+from optimum_mixq.reporting.compare import compare, score_together
+from optimum_mixq.reporting.frontier import FrontierPoint, Measurements, name_score, pack_plans
+from optimum_mixq.reporting.gallery import Gallery
+from optimum_mixq.reporting.report import Report, count_float_parts
+from optimum_mixq.stages.allocation.candidates import target_bits
+from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.stages.evaluation import measure_latency
+from optimum_mixq.utils.checks import is_whole, require
+from optimum_mixq.utils.file_size import saved_bytes
+
+
+HEAT_MAPS = 4
+TIMED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A packed model, the float model that it was made of, and what its plan was chosen from."""
+
+    model: PreTrainedModel
+    packed: PreTrainedModel
+    plan: BitPlan
+    config: MixQConfig
+    relevance: LayerRelevance | None = None
+    sensitivity: SensitivityTable | None = None
+
+    @property
+    def trained(self) -> bool:
+        return "training" in (self.packed.config.quantization_config.record or {})
+
+
+def build_report(
+    subject: Subject,
+    calibration: Sequence[Tensor],
+    batches: UnseenBatches,
+    dataset: str,
+    split: str | None = None,
+    frontier: int = 0,
+) -> Report:
+    """Return the report on a packed model, from one pass over `batches`, of which few images are kept.
+
+    `frontier` sizes from the fewest to the most bits are packed as well, and measured in the same pass.
+    """
+    require(is_whole(frontier, 0), "frontier", "a whole number from zero", frontier)
+    next(iter(batches))  # raises for a source without images for evaluation before anything is calibrated
+    costs = measure_costs(subject.model, subject.config.arithmetic)
+    uniform = BitPlan.uniform(subject.model, target_bits(subject.config.budget, costs))
+    models = _contenders(subject, uniform, calibration)
+    own = list(models)[-1]
+    measurements = _measurements(subject, costs)
+    plans = () if measurements is None else _other_plans(subject, measurements.spread_plans(frontier))
+    packed = pack_plans(subject.model, plans, calibration, subject.config)
+    others = {f"frontier {number}": model for number, model in enumerate(packed)}
+    gallery = Gallery(subject.model, TIMED_IMAGES)
+    scores = score_together(models | others, batches, gallery, own)
+    times = measure_latency(models, torch.stack(gallery.first))
+    points = zip(plans, others.items(), strict=True)
+    around = _name_bits(uniform)
+    return Report(
+        model=_name(subject.model),
+        title=f"{_name(subject.model)}, {own if own != 'this model' else f'mixed bits around {around}'}",
+        date=datetime.date.today().isoformat(),
+        origin=_origin(subject),
+        comparison=compare(models, scores, batches, dataset, split, times),
+        plan=subject.plan,
+        uniform=next(iter(uniform.bits.values())),
+        costs=costs,
+        relevance=subject.relevance,
+        sensitivity=subject.sensitivity,
+        predicted=() if measurements is None else measurements.predicted_plans(),
+        score=None if measurements is None else measurements.score(subject.plan),
+        score_name=name_score(subject.config.alpha, subject.relevance),
+        measured=tuple(FrontierPoint(plan, saved_bytes(model) / 1e6, scores[name]) for plan, (name, model) in points),
+        trained=subject.trained,
+        float_parts=count_float_parts(subject.packed),
+        heat_maps=gallery.heat_maps(subject.model, HEAT_MAPS),
+        disagreements=gallery.disagreements(),
+        disagreeing=gallery.disagreeing,
+    )
+
+
+def _contenders(subject: Subject, uniform: BitPlan, calibration: Sequence[Tensor]) -> dict[str, PreTrainedModel]:
+    """Return the models of the table by name: float, uniform bits unless the packed model has these, and itself."""
+    name, plan = f"uniform {_name_bits(uniform)}", subject.plan
+    models = {"float": subject.model}
+    if plan.bits != uniform.bits:
+        models[name] = quantize_model(
+            subject.model, uniform, calibration, subject.config, description=f"Calibrating {name}, to compare"
+        )
+    searched = plan.provenance.get("kind") == "allocated" or "compared" in plan.provenance
+    models["this model" if searched or plan.bits != uniform.bits else name] = subject.packed
+    return models
+
+
+def _other_plans(subject: Subject, plans: Sequence[BitPlan]) -> tuple[BitPlan, ...]:
+    """Return the plans without that of the packed model, which is among the contenders unless training changed it."""
+    return tuple(plan for plan in plans if subject.trained or plan.bits != subject.plan.bits)
+
+
+def _measurements(subject: Subject, costs: UnitCosts) -> Measurements | None:
+    if subject.sensitivity is None:
+        return None
+    return Measurements(subject.model, costs, subject.relevance, subject.sensitivity, subject.config)
+
+
+def _name_bits(uniform: BitPlan) -> str:
+    return str(next(iter(uniform.bits.values())))
+
+
+def _origin(subject: Subject) -> tuple[str, ...]:
+    """Return the day and the library's version, the budget and the command that a packed model was made with."""
+    config = subject.packed.config.quantization_config
+    record = config.record or {}
+    lines = [f"{datetime.date.today().isoformat()}, optimum-mixq {version('optimum-mixq')}"]
+    budget = subject.plan.provenance.get("budget") or {}
+    limits = [describe_cost(name, value) for name, value in budget.items() if value is not None]
+    if limits:
+        lines.append("Budget: " + ", ".join(limits))
+    calibration = record.get("calibration") or {}
+    base = record.get("base_model") or _name(subject.model)
+    command = write_command(config, subject.plan, base, calibration.get("dataset") or "DATASET")
+    return (*lines, f"Made by: {command}") if command and not subject.trained else tuple(lines)
+
+
+def _name(model: PreTrainedModel) -> str:
+    return model.name_or_path.rstrip("/").rpartition("/")[2] or model.config.model_type
