@@ -141,7 +141,7 @@ def plans(
     config = MixQConfig(bits=target)
     costs = measure_costs(subject.model, config.arithmetic)
     proposed = propose_plans(relevance, sensitivity, costs, config.budget)
-    best = compare_plans(subject.model, proposed, calibration, batches, config)
+    best, _ = compare_plans(Measurements(subject.model, calibration, batches, config), proposed)
     found = [("default", best), *proposed.items()]
     if seed == 0:
         generator = random.Random(seed)

@@ -2,7 +2,7 @@
 """START HERE: the method, one call per stage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,30 @@ def quantize_model(
     return attach(packed, plan, config, write_record(model, calibration_images, dataset_name))
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A plan, what it was chosen from, and its packed model where that was made to compare it with others."""
+
+    plan: BitPlan
+    relevance: LayerRelevance
+    sensitivity: SensitivityTable
+    packed: PreTrainedModel | None
+
+
+def finish_choice(
+    choice: Choice,
+    model: PreTrainedModel,
+    calibration_images: Sequence[Tensor],
+    config: MixQConfig,
+    dataset_name: str | None = None,
+) -> PreTrainedModel:
+    """Return what `quantize_model` returns for a chosen plan; what was packed to compare it serves again."""
+    if choice.packed is None:
+        description = "Calibrating the chosen plan"
+        return quantize_model(model, choice.plan, calibration_images, config, dataset_name, description)
+    return attach(choice.packed, choice.plan, config, write_record(model, calibration_images, dataset_name))
+
+
 @on_fitting_threads
 def train_model(
     model: PreTrainedModel,
@@ -94,7 +118,6 @@ def pack_trained(model: PreTrainedModel) -> PreTrainedModel:
     return attach(pack(model), BitPlan(config.plan), config, config.record)
 
 
-@on_fitting_threads
 def choose_plan(
     model: PreTrainedModel,
     calibration_images: Sequence[Tensor],
@@ -108,40 +131,52 @@ def choose_plan(
     In the folder `work` both measurements are kept as they grow. From there, or from `known`, they are taken where
     they fit. A budget that no plan keeps raises before anything is measured.
     """
-    measured = Measurements(model, calibration_images, measurement_images, config, work, known)
-    require_plan_exists(config.budget, measured.costs)
-    relevance = measured.relevance  # 1: what passes through each unit
-    sensitivity = measured.sensitivity  # 2: what each width costs
-    plans = propose_plans(relevance, sensitivity, measured.costs, config.budget)  # 3: the best, by each objective
-    if len(plans) == 1:
-        return next(iter(plans.values())), relevance, sensitivity
-    return compare_plans(model, plans, calibration_images, measurement_images, config), relevance, sensitivity
+    choice = choose(Measurements(model, calibration_images, measurement_images, config, work, known))
+    return choice.plan, choice.relevance, choice.sensitivity
 
 
-def compare_plans(
-    model: PreTrainedModel,
-    plans: Mapping[str, BitPlan],
-    calibration_images: Sequence[Tensor],
-    measurement_images: Sequence[Batch],
-    config: MixQConfig,
-) -> BitPlan:
-    """Return the plan whose packed model stays nearest to the float one on the measurement images.
+def choose(measured: "Measurements") -> Choice:
+    """Return what `choose_plan` returns, and the plan's packed model where it was compared with others."""
+    options = measured.config.budget
+    require_plan_exists(options, measured.costs)
+    with threads_for(measured.model):
+        relevance = measured.relevance  # 1: what passes through each unit
+        sensitivity = measured.sensitivity  # 2: what each width costs
+        plans = propose_plans(relevance, sensitivity, measured.costs, options)  # 3: the best, by each objective
+        if len(plans) == 1:
+            return Choice(next(iter(plans.values())), relevance, sensitivity, None)
+        plan, packed = compare_plans(measured, plans)
+    return Choice(plan, relevance, sensitivity, packed)
+
+
+def compare_plans(measured: "Measurements", plans: Mapping[str, BitPlan]) -> tuple[BitPlan, PreTrainedModel]:
+    """Return the plan whose packed model stays nearest to the float one on the measurement images, and that model.
 
     It has the least KL of logits divided by the configuration's temperature.
 
     # Unlike the paper: scores of single units do not say how their errors meet in the whole network. One packed model
     # per objective costs little beside the table of sensitivities, and no plan is worse than uniform bits here.
     """
-    reference, _ = measure_logits(model, measurement_images)
-    task, found = task_of(model), dict[str, float]()
+    model, images, config = measured.model, measured.measurement_images, measured.config
+    reference, _ = measure_logits(model, images)
+    distances: dict[str, float] = {}
+    nearest: PreTrainedModel | None = None
     for number, (name, plan) in enumerate(plans.items(), 1):
+        same = next((other for other in distances if plans[other].bits == plan.bits), None)
+        if same is not None:
+            distances[name] = distances[same]
+            continue
         description = f"Calibrating plan {number} of {len(plans)}, to compare"
-        packed = pack(calibrate(model, plan, calibration_images, config, description))
-        logits, _ = measure_logits(packed, measurement_images)
-        found[name] = float(task.divergence(logits.double(), reference.double(), config.temperature).mean())
-    best = min(found, key=lambda name: found[name])
-    provenance = {**plans[best].provenance, "compared": found, "chosen": best}
-    return replace(plans[best], provenance=provenance)
+        packed = pack(calibrate(model, plan, measured.calibration_images, config, description))
+        logits, _ = measure_logits(packed, images)
+        divergence = task_of(model).divergence(logits.double(), reference.double(), config.temperature)
+        distances[name] = float(divergence.mean())
+        if distances[name] == min(distances.values()):
+            nearest = packed
+    chosen = min(distances, key=lambda name: distances[name])
+    assert nearest is not None  # there are plans, and one of them is the nearest
+    provenance = {**plans[chosen].provenance, "compared": distances, "chosen": chosen}
+    return replace(plans[chosen], provenance=provenance), nearest
 
 
 def sweep_plans(

@@ -25,7 +25,7 @@ from optimum_mixq.images.batches import Batch, Images
 from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import Selection, UnseenBatches, watch
 from optimum_mixq.images.sources import open_images
-from optimum_mixq.pipeline import Measurements, choose_plan, quantize_model, sweep_plans, train_model
+from optimum_mixq.pipeline import Choice, Measurements, choose, finish_choice, quantize_model, sweep_plans, train_model
 from optimum_mixq.reporting.build import Subject, build_report
 from optimum_mixq.reporting.compare import compare, score_together
 from optimum_mixq.reporting.comparison import Comparison
@@ -172,10 +172,14 @@ class MixQQuantizer(OptimumQuantizer):
         given = self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         calibration = self.selection.calibration(images, config)
-        chosen = given or self._choose_plan(images, calibration, config, target)
-        description = "Calibrating the plan" if given else "Calibrating the chosen plan"
-        quantized = quantize_model(self.model, chosen, calibration, config, _name_of(dataset), description)
-        return self._finish(quantized, chosen, target)
+        if given is not None:
+            quantized = quantize_model(
+                self.model, given, calibration, config, _name_of(dataset), "Calibrating the plan"
+            )
+            return self._finish(quantized, given, target)
+        choice = self._choose(images, calibration, config, target)
+        quantized = finish_choice(choice, self.model, calibration, config, _name_of(dataset))
+        return self._finish(quantized, choice.plan, target)
 
     def train(
         self,
@@ -210,7 +214,7 @@ class MixQQuantizer(OptimumQuantizer):
             unseen = self._evaluation_images(evaluation, evaluation_split, None, 32)
             held = list(unseen)
             self.selection.tell(unseen)
-        chosen = chosen or self._choose_plan(images, calibration, config, target)
+        chosen = chosen or self._choose(images, calibration, config, target).plan
         quantized, history = train_model(
             self.model, chosen, calibration, images, config, training, held,
             None if target is None else work_folder(target), trackers, _name_of(dataset),
@@ -352,14 +356,13 @@ class MixQQuantizer(OptimumQuantizer):
             return None
         return read_plan(plan, describe(self.model), config.budget, measure_costs(self.model, config.arithmetic))
 
-    def _choose_plan(
+    def _choose(
         self, images: Images, calibration: Sequence[Tensor], config: MixQConfig, target: Path | None
-    ) -> BitPlan:
-        work = None if target is None else make_work_folder(work_folder(target))
-        measurement = self.selection.measurement(images, config)
-        plan, relevance, sensitivity = choose_plan(self.model, calibration, measurement, config, work, self.known)
-        self.known = Known(relevance, sensitivity)
-        return plan
+    ) -> Choice:
+        work = None if target is None else work_folder(target)
+        choice = choose(self._measurements(images, calibration, config, work))
+        self.known = Known(choice.relevance, choice.sensitivity)
+        return choice
 
     def _measurements(
         self, images: Images, calibration: Sequence[Tensor], config: MixQConfig, work: str | Path | None

@@ -2,13 +2,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import make_model, random_pixels
 
-from optimum_mixq import MixQConfig
-from optimum_mixq.artifacts import Known
+from optimum_mixq import MixQConfig, pipeline
+from optimum_mixq.artifacts import BitPlan, Known
 from optimum_mixq.images import fingerprints
 from optimum_mixq.images.batches import Batch
-from optimum_mixq.pipeline import Measurements, choose_plan
+from optimum_mixq.pipeline import Measurements, choose, choose_plan, finish_choice, quantize_model
 from optimum_mixq.stages.allocation import costs
 
 
@@ -70,3 +71,28 @@ def test_every_option_of_calibration_changes_the_fingerprint():
         changed = replace(given, **{name: changes.get(name, not value)})
         digests.add(tuple(fingerprints.digest_settings(changed).values()))
     assert len(digests) == 1 + len(vars(given))
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_what_was_packed_to_be_compared_is_the_model_that_its_plan_gives(name):
+    model = make_model(name)
+    calibration, images = images_of(model)
+    choice = choose(Measurements(model, calibration, images, CONFIG))
+    assert choice.packed is not None
+    found = finish_choice(choice, model, calibration, CONFIG)
+    expected = quantize_model(model, choice.plan, calibration, CONFIG)
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    assert all(torch.equal(found.state_dict()[key], value) for key, value in expected.state_dict().items())
+    pixels = random_pixels(model, 3, seed=2)
+    with torch.inference_mode():
+        assert torch.equal(found(pixel_values=pixels).logits, expected(pixel_values=pixels).logits)
+
+
+def test_plans_with_the_same_bits_are_packed_once(monkeypatch):
+    model, calls = make_model("vit"), []
+    measured = Measurements(model, *images_of(model), CONFIG)
+    count_calls(monkeypatch, pipeline, "calibrate", calls)
+    plans = {name: BitPlan.uniform(model, bits) for name, bits in (("one", 4), ("same", 4), ("other", 3))}
+    plan, _ = pipeline.compare_plans(measured, plans)
+    assert len(calls) == 2 and plan.provenance["compared"]["one"] == plan.provenance["compared"]["same"]
+    assert plan.provenance["chosen"] == "one" and plan.bits == plans["one"].bits
