@@ -190,7 +190,9 @@ class Measurements:
             return known
         count = sum(map(len, self.measurement_images))
         with threads_for(self.model):
-            measured = measure_relevance(self.model, self.measurement_images, self.config.score, count)
+            measured = measure_relevance(
+                self.model, self.measurement_images, self.config.score, count, self.config.relevance_stabiliser
+            )
         relevance = replace(measured, fingerprint=marks)
         if file is not None:
             relevance.save(file)

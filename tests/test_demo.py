@@ -99,7 +99,7 @@ def shown(tmp_path_factory):
     output, progress = StringIO(), StringIO()
     with redirect_stdout(output), redirect_stderr(progress), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(folder / "bin" / "optimum-cli")])  # of a .venv that the shell does not know
-        run_demo(folder, ["vit"], MixQConfig(bits=3, candidate_bits=(2, 3, 4), **few), 64, size)
+        run_demo(folder, ["vit"], MixQConfig(bits=3, candidate_bits=(2, 3, 4), **few), 64, 0, size)
     return folder, output.getvalue(), progress.getvalue()
 
 

@@ -64,7 +64,7 @@ def test_every_option_of_calibration_changes_the_fingerprint():
     given = CONFIG.calibration
     digests = {tuple(fingerprints.digest_settings(given).values())}
     changes = {
-        "arithmetic": "folded", "calibration_samples": 5, "seed": 1, "ridge": 2.0, "clip": None,
+        "arithmetic": "folded", "calibration_samples": 5, "seed": 1, "ridge": 2.0, "clip": None, "rounder": "nearest",
     }  # fmt: skip
     for name, value in vars(given).items():
         changed = replace(given, **{name: changes.get(name, not value)})
