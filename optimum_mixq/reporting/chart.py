@@ -66,6 +66,7 @@ def draw_chart(
     path = sorted((mark for mark in marks if mark.kind == "path"), key=lambda mark: mark.x)
     line = [(across.place(mark.x), up.place(mark.y)) for mark in path]
     places = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
+    rule = [] if level is None else [(LEFT, up.place(level[0])), (WIDTH - RIGHT, up.place(level[0]))]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" class="chart" role="img" '
         f'aria-label="{escape(y_name)} by {escape(x_name)}">',
@@ -74,7 +75,7 @@ def draw_chart(
         *_rules(across, up, x_name),
         *([] if level is None else _level(up.place(level[0]), level[1])),
         f'<polyline points="{places}" class="curve"/>' if len(path) > 1 else "",
-        *_draw_marks([(mark, across.place(mark.x), up.place(mark.y)) for mark in marks], line),
+        *_draw_marks([(mark, across.place(mark.x), up.place(mark.y)) for mark in marks], line, rule),
         "</svg>",
     ]
     return "".join(parts)
@@ -100,7 +101,7 @@ class _Axis:
             return [low]
         if self.log and high > 4 * max(low, 1e-9):
             powers = range(math.floor(self.low), math.ceil(self.high) + 1)
-            factors = (1,) if self.high - self.low > 2 else (1, 2, 5)
+            factors = (1,) if self.high - self.low > 3 else (1, 2, 5)
             return [f * 10.0**power for power in powers for f in factors if self._holds(f * 10.0**power)]
         return round_ticks(low, high)
 
@@ -140,10 +141,10 @@ def _level(y: float, label: str) -> list[str]:
     ]
 
 
-def _draw_marks(placed: Sequence[tuple[Mark, float, float]], line: Sequence[tuple[float, float]]) -> list[str]:
+def _draw_marks(placed: Sequence[tuple[Mark, float, float]], *lines: Sequence[tuple[float, float]]) -> list[str]:
     """Return the marks at their places, each with its label where it covers no mark, no other label and no line."""
     taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for _, x, y in placed]
-    taken += [(x - 1, y - 1, x + 1, y + 1) for x, y in _along(line)]
+    taken += [(x - 1, y - 1, x + 1, y + 1) for line in lines for x, y in _along(line)]
     parts = []
     for mark, x, y in placed:
         text_x, text_y, side, box = _find_room(mark, x, y, taken)
