@@ -72,13 +72,13 @@ def find_effects(trace: UnitTrace, changes: Mapping[Bits, Change], images: int) 
     probes, device = len(trace.operands[0].gradients), trace.operands[0].values.device
     found = {bits: torch.zeros(probes, images, dtype=torch.float64, device=device) for bits in changes}
     for bits, change in changes.items():
-        for rounding, operand in zip(change.operands, trace.operands, strict=True) if change.operands else ():
-            found[bits] += _multiply(rounding(operand.values), operand, images)
-    changed = [bits for bits, change in changes.items() if change.layers is not None]
-    rows = [changes[bits].layers() for bits in changed]  # type: ignore[misc]
-    for output, layer in zip(trace.outputs, zip(*rows, strict=True), strict=True):
+        if change.operands:
+            for rounding, operand in zip(change.operands, trace.operands, strict=True):
+                found[bits] += _multiply(rounding(operand.values), operand, images)
+    layers = {bits: change.layers() for bits, change in changes.items() if change.layers}
+    for output, layer in zip(trace.outputs, zip(*layers.values(), strict=True), strict=True):
         effects = _multiply_weights(trace.operands[0].values, output, layer, images)
-        for bits, effect in zip(changed, effects, strict=True):
+        for bits, effect in zip(layers, effects, strict=True):
             found[bits] += effect
     return found
 
