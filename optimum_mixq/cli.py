@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageClassification, PreTrainedModel
-from transformers.utils import logging
+from transformers import AutoModelForImageClassification
 
 from optimum_mixq.config import GROUPS, MixQConfig, SavedState
-from optimum_mixq.demo import DEMO_MODELS, demo_images_path, demo_model_path
+from optimum_mixq.demo.run import run_demo as show_demo
 from optimum_mixq.images.batches import draw_rows
 from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches
 from optimum_mixq.images.sources import open_images
 from optimum_mixq.quantizer import SWEEP, MixQQuantizer
 from optimum_mixq.reporting.chart import draw_frontier
-from optimum_mixq.reporting.comparison import Contender
 from optimum_mixq.reporting.frontier import name_score
 from optimum_mixq.reporting.tables import frontier_points, frontier_table
 from optimum_mixq.reporting.wording import (
@@ -138,42 +136,7 @@ def run_report(arguments: Namespace) -> None:
 
 @_one_line_errors
 def run_demo(arguments: Namespace) -> None:
-    output = make_folder(Path(arguments.output))
-    logging.disable_progress_bar()
-    print("model  bits          top-1 %  size MB  ms/image", flush=True)
-    for name in DEMO_MODELS:
-        quantizer = MixQQuantizer.from_pretrained(demo_model_path(name))
-        images = demo_images_path()
-        # Measured once, at the widths that both targets choose from.
-        widths = MixQConfig(candidate_bits=(2, 3, 4, 5, 6), sensitivity_samples=64)
-        quantizer.measure_sensitivity(images, widths)
-        for bits in (4, 3):
-            config = MixQConfig(bits=bits, sensitivity_samples=widths.sensitivity_samples)
-            folder = output / f"{name}-mixed-{bits}bit"
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier demo
-            packed = quantizer.quantize(config, images, folder)
-            report = quantizer.report(images, folder, frontier=0)  # takes as long as all the rest
-            # Float and uniform stand in the table once.
-            for contender in report.contenders if bits == 4 else report.contenders[-1:]:
-                _print_row(name, contender, bits)
-            _check_reload(packed, folder)
-    print(
-        f"The packed models lie in {output}, each with its report.html, and each gave the same logits after a reload."
-    )
-
-
-def _check_reload(packed: PreTrainedModel, folder: Path) -> None:
-    reloaded = AutoModelForImageClassification.from_pretrained(folder)
-    pixels = torch.randn(8, 3, 28, 28, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        if not torch.equal(reloaded(pixel_values=pixels).logits, packed(pixel_values=pixels).logits):
-            raise ValueError(f"{folder} gives other logits than the model that was saved there.")
-
-
-def _print_row(name: str, contender: Contender, bits: int) -> None:
-    accuracy = "" if contender.evaluation.accuracy is None else f"{100 * contender.evaluation.accuracy:7.2f}"
-    kind = f"mixed {bits}" if contender.name == "this model" else contender.name
-    print(f"{name:6} {kind:13} {accuracy}  {contender.megabytes:7.2f}  {contender.milliseconds:8.2f}", flush=True)
+    show_demo(make_folder(Path(arguments.output)))
 
 
 def _open_quantizer(arguments: Namespace) -> MixQQuantizer:

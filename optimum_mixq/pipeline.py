@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from optimum_mixq.architectures.measuring import on_fitting_threads, threads_for
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch, Images
@@ -32,6 +33,7 @@ from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.bits import Bits
 
 
+@on_fitting_threads
 def quantize_model(
     model: PreTrainedModel,
     plan: BitPlan,
@@ -50,6 +52,7 @@ def quantize_model(
     return attach(packed, plan, config, write_record(model, calibration_images, dataset_name))
 
 
+@on_fitting_threads
 def train_model(
     model: PreTrainedModel,
     plan: BitPlan,
@@ -91,6 +94,7 @@ def pack_trained(model: PreTrainedModel) -> PreTrainedModel:
     return attach(pack(model), BitPlan(config.plan), config, config.record)
 
 
+@on_fitting_threads
 def choose_plan(
     model: PreTrainedModel,
     calibration_images: Sequence[Tensor],
@@ -185,7 +189,10 @@ class Measurements:
         if known is not None and fits("relevance", known.fingerprint, marks):
             return known
         count = sum(map(len, self.measurement_images))
-        measured = measure_relevance(self.model, self.measurement_images, self.config.score, count)
+        with threads_for(self.model):
+            measured = measure_relevance(
+                self.model, self.measurement_images, self.config.score, count, self.config.relevance_stabiliser
+            )
         relevance = replace(measured, fingerprint=marks)
         if file is not None:
             relevance.save(file)
@@ -209,7 +216,8 @@ class Measurements:
             self.model, self.measurement_images, baseline, candidates, self._calibrate_candidates, config.metric,
             config.temperature, config.seed, progress_file=file,
         )  # fmt: skip
-        return measure_sensitivity(inputs, config.sensitivity, marks)
+        with threads_for(self.model):
+            return measure_sensitivity(inputs, config.sensitivity, marks)
 
     def _calibrate_candidates(self, candidates: Sequence[Bits]) -> tuple[PreTrainedModel, Variants]:
         """Return the packed model at the baseline's bits, and what stands for its units at the candidates'."""

@@ -17,6 +17,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.measuring import threads_for
 from optimum_mixq.architectures.rebuilding import require_rebuildable, require_same_shape
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
@@ -306,7 +307,8 @@ class MixQQuantizer(OptimumQuantizer):
         calibration = self.selection.calibration(images, config)
         batches = self._evaluation_images(dataset, split, samples, config.batch_size)
         subject = Subject(self.model, result.model, result.plan, config, self.relevance, self.sensitivity)
-        report = build_report(subject, calibration, batches, _name_of(dataset) or "own images", split, frontier)
+        with threads_for(self.model):
+            report = build_report(subject, calibration, batches, _name_of(dataset) or "own images", split, frontier)
         self.selection.tell(batches)
         self.result = dataclasses.replace(result, comparison=report.comparison)
         save_report(report, save_dir)

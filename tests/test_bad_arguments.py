@@ -61,6 +61,9 @@ WRONG_WORDS = [
       for bops in ("0", "nan", "1e999", "many")),
     *((f"{QUANTIZE} --overrides {rule}", f"{OVERRIDES} '{rule}'")
       for rule in ("*.fc2", "=8", "*.fc2=", "*.fc2:8", "*.fc2=3.5", "*.fc2=none", "*.fc2=9")),
+    *((f"{QUANTIZE} --candidate-bits {widths}",
+       f"argument --candidate-bits: Expected widths of 2 to 8 such as 3,4,5,6; found '{widths}'")
+      for widths in ("3,", "1,2", "4-6", "x", "9")),
     (f"{QUANTIZE} --plan unform", "argument --plan: Expected mixed, uniform or the file of a plan; there is no file"),
     (f"{QUANTIZE} --plan {{empty}}", "argument --plan: Expected mixed, uniform or the file of a plan"),
     (f"{TRAIN} --plan no.json", "argument --plan: Expected mixed, uniform or the file of a plan"),

@@ -31,10 +31,10 @@ def count_calls(monkeypatch, module, name, calls):
 
 def test_a_plan_is_chosen_from_one_blank_image_and_one_digest_of_weights_and_images(monkeypatch):
     model, calls = make_model("vit"), []
-    count_calls(monkeypatch, costs, "_blank_image", calls)
+    count_calls(monkeypatch, costs, "blank_images", calls)
     monkeypatch.setattr("optimum_mixq.pipeline.digest_inputs", lambda *given: calls.append("digest") or {"images": ""})
     choose_plan(model, *images_of(model), CONFIG)
-    assert sorted(calls) == ["_blank_image", "digest"]
+    assert sorted(calls) == ["blank_images", "digest"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_every_option_of_calibration_changes_the_fingerprint():
     given = CONFIG.calibration
     digests = {tuple(fingerprints.digest_settings(given).values())}
     changes = {
-        "arithmetic": "folded", "calibration_samples": 5, "seed": 1, "ridge": 2.0, "clip": None,
+        "arithmetic": "folded", "calibration_samples": 5, "seed": 1, "ridge": 2.0, "clip": None, "rounder": "nearest",
     }  # fmt: skip
     for name, value in vars(given).items():
         changed = replace(given, **{name: changes.get(name, not value)})

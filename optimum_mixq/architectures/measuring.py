@@ -1,10 +1,24 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Runs a model to measure it, and leaves it as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures.describe import configured_channels, configured_image_size, require_image_size
+from optimum_mixq.utils.threads import fitting_threads
+
+
+# Images of the forward that is timed to choose the number of threads.
+TIMED_IMAGES = 8
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -24,3 +38,42 @@ def measuring(model: nn.Module) -> Iterator[None]:
     finally:
         for module, values in numbers.items():
             vars(module).update(values)
+
+
+def blank_images(model: PreTrainedModel, count: int) -> Tensor:
+    """Return images of zeros, (count, C, H, W), of the size that the model is configured for."""
+    height, width = configured_image_size(model)
+    require_image_size(model, (height, width))
+    return torch.zeros(count, configured_channels(model), height, width, dtype=model.dtype, device=model.device)
+
+
+@contextmanager
+def threads_for(model: PreTrainedModel) -> Iterator[None]:
+    """Run the block on as many of torch's threads as a forward of this model is fastest with.
+
+    Off the CPU nothing is changed.
+    """
+    if model.device.type != "cpu":
+        yield
+        return
+    pixels = blank_images(model, TIMED_IMAGES)
+
+    def run() -> None:
+        with measuring(model), torch.no_grad():
+            model(pixel_values=pixels)
+
+    with fitting_threads(run, model):
+        yield
+
+
+def on_fitting_threads(
+    function: Callable[Concatenate[PreTrainedModel, Given], Result],
+) -> Callable[Concatenate[PreTrainedModel, Given], Result]:
+    """Make a function run on as many threads as a forward of its first argument, a model, is fastest with."""
+
+    @wraps(function)
+    def run(model: PreTrainedModel, *arguments: Given.args, **options: Given.kwargs) -> Result:
+        with threads_for(model):
+            return function(model, *arguments, **options)
+
+    return run

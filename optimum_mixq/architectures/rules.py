@@ -7,7 +7,9 @@ vanishes, since what stabilises a denominator goes into the numerators too. The 
 (CVPR 2021, arXiv 2012.09838, section 3.1) where nothing else is said.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,6 +20,24 @@ from torch.autograd import Function
 
 # Share of the sum of absolute contributions that is added to a denominator whose contributions have both signs.
 STABILISER = 1e-2
+# What the reference implementation of Chefer et al. adds instead; a stabiliser of zero stands for it.
+REFERENCE_FLOOR = 1e-9
+
+_stabiliser: ContextVar[float] = ContextVar("stabiliser", default=STABILISER)
+
+
+@contextmanager
+def stabilised(share: float) -> Iterator[None]:
+    """Make the rules of the forwards inside the block use this stabiliser.
+
+    Zero is the reference implementation's rule: relevance explodes where contributions nearly cancel, and is lost
+    where they cancel altogether.
+    """
+    token = _stabiliser.set(share)
+    try:
+        yield
+    finally:
+        _stabiliser.reset(token)
 
 
 class PositiveLinear(Function):
@@ -62,6 +82,7 @@ class MatrixProduct(Function):
     def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
         product = left @ right
         ctx.save_for_backward(left, right, product)
+        ctx.stabiliser = _stabiliser.get()
         return product
 
     @staticmethod
@@ -69,8 +90,8 @@ class MatrixProduct(Function):
         left, right, product = ctx.saved_tensors
         left_size, right_size = left.abs(), right.abs()
         total = left_size @ right_size
-        signed = _over_stabilised(relevance / 2, product, total)  # S / 2
-        even = _sign(product).mul_(signed).mul_(STABILISER)
+        signed = _over_stabilised(relevance / 2, product, total, ctx.stabiliser)  # S / 2
+        even = _sign(product).mul_(signed).mul_(ctx.stabiliser)
         left_relevance = left * (signed @ right.mT) + left_size * (even @ right_size.mT)
         right_relevance = right * (left.mT @ signed) + right_size * (left_size.mT @ even)
         nothing = total == 0
@@ -91,14 +112,15 @@ class ResidualSum(Function):
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
         ctx.save_for_backward(left, right)
+        ctx.stabiliser = _stabiliser.get()
         return left + right
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, Tensor]:
         left, right = ctx.saved_tensors
         output, sizes = left + right, left.abs() + right.abs()
-        share = _over_stabilised(relevance, output, sizes)
-        even = STABILISER * _sign(output) * share
+        share = _over_stabilised(relevance, output, sizes, ctx.stabiliser)
+        even = ctx.stabiliser * _sign(output) * share
         half = torch.where(sizes == 0, relevance / 2, 0)  # for each, where both are zero
         parts = (left * share + left.abs() * even + half, right * share + right.abs() * even + half)
         dimensions = tuple(range(1, left.dim()))
@@ -212,10 +234,12 @@ def _spread(per_output: Tensor, kernel: Tensor, input: Tensor, stride: tuple[int
     return F.pad(spread, (0, input.shape[3] - spread.shape[3], 0, input.shape[2] - spread.shape[2]))
 
 
-def _over_stabilised(relevance: Tensor, total: Tensor, absolute: Tensor) -> Tensor:
+def _over_stabilised(relevance: Tensor, total: Tensor, absolute: Tensor, stabiliser: float) -> Tensor:
     """Return R / (z + e sign(z) |z|), for z a sum of contributions and |z| the sum of their absolute values."""
+    if not stabiliser:
+        return (relevance / torch.copysign(total.new_tensor(REFERENCE_FLOOR), total).add(total)).where(total != 0, 0)
     floor = torch.finfo(total.dtype).tiny * 1e8
-    return relevance / torch.copysign(STABILISER * absolute + floor, total).add_(total)
+    return relevance / torch.copysign(stabiliser * absolute + floor, total).add_(total)
 
 
 def _sign(values: Tensor) -> Tensor:

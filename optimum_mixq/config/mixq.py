@@ -30,6 +30,8 @@ class MixQConfig(QuantizationConfigMixin):
         compare: pack the best plans by several objectives, and uniform bits, and keep what stays nearest to the float
             model on the images of sensitivity; False keeps the best plan by `alpha` alone.
         score: how relevance is summed: "absolute", "signed", "mean", "gradient", or a registered score.
+        relevance_stabiliser: share of absolute contributions that is added to sums whose terms may cancel; 0 is the
+            rule of the reference implementation.
         sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it, "gradient"
             takes a few backward passes instead.
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
@@ -74,6 +76,7 @@ class MixQConfig(QuantizationConfigMixin):
     alpha: float = 1.0
     compare: bool = True
     score: str = "absolute"
+    relevance_stabiliser: float = 1e-2
     sensitivity: str = "measured"
     metric: str = "shift"
     temperature: float = 4.0

@@ -75,11 +75,15 @@ class RelevanceOptions:
     """How relevance is measured."""
 
     score: str
+    relevance_stabiliser: float
 
     def __post_init__(self) -> None:
         from optimum_mixq.stages.relevance.scores import score_names
 
         require_one_of("score", score_names(), self.score)
+        require(
+            is_number(self.relevance_stabiliser, 0), "relevance_stabiliser", "zero or more", self.relevance_stabiliser
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, Un
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.selection import UnseenBatches
 from optimum_mixq.pipeline import quantize_model
-from optimum_mixq.reporting.card import describe_cost, write_command
+from optimum_mixq.reporting.card import describe_cost
+from optimum_mixq.reporting.command import write_command
 from optimum_mixq.reporting.compare import compare, score_together
 from optimum_mixq.reporting.frontier import Frontier, FrontierPoint, name_score, pack_plans
 from optimum_mixq.reporting.gallery import Gallery

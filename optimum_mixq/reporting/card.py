@@ -1,8 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """The model card: what a packed model is, how it was made, how to load it, and how it compares with the float one."""
 
-import dataclasses
-import shlex
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +9,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
+from optimum_mixq.reporting.command import changed_options, write_command
 from optimum_mixq.reporting.comparison import Comparison
-
-
-# Options that `optimum-cli mixq quantize` has a word for.
-_WORDS = {
-    "bits", "size_mb", "bops", "tie_bits", "overrides", "exclude", "arithmetic", "calibration_samples",
-    "sensitivity_samples", "batch_size", "seed",
-}  # fmt: skip
-_FILLED_IN = {"plan", "record", "digests", "trainable", "format_version", "quant_method"}
 
 
 def model_card(
@@ -185,31 +176,6 @@ def _reproduction(config: MixQConfig, plan: BitPlan, record: Mapping[str, Any], 
     return "\n".join([*lines, "", f"Made with {versions}." if versions else ""]).rstrip()
 
 
-def write_command(config: MixQConfig, plan: BitPlan, base: str, dataset: str) -> str | None:
-    """Return the command that makes a packed model again, or None where the shell has no words for its options."""
-    options = changed_options(config)
-    if not set(options) <= _WORDS:
-        return None
-    words = ["optimum-cli", "mixq", "quantize", "--model", base, "--dataset", dataset, "--output", "out"]
-    for name, value in options.items():
-        word = f"--{name.replace('_', '-')}"
-        if name == "tie_bits":
-            words.append(word)
-        elif name == "overrides":
-            words += [part for rule in value.items() for part in (word, f"{rule[0]}={_as_words(rule[1])}")]
-        elif name == "exclude":
-            words += [part for pattern in value for part in (word, pattern)]
-        elif name == "bits":
-            words += [word, "none" if value is None else _as_words(value)]
-        else:
-            words += [word, str(value)]
-    return shlex.join([*words, "--plan", "uniform"] if plan.provenance.get("kind") == "uniform" else words)
-
-
-def _as_words(bits: float | tuple[int, int]) -> str:
-    return "/".join(map(str, bits)) if isinstance(bits, tuple) else str(bits)
-
-
 def describe_cost(name: str, value: float) -> str:
     """Return a budget or what a plan achieved, by its name in a plan's provenance, in the units that people use.
 
@@ -223,18 +189,3 @@ def describe_cost(name: str, value: float) -> str:
     if name == "average_bits":
         return f"{value:.4g} bits per weight on average"
     return f"{name.replace('_', ' ')} {value:.4g}"
-
-
-def changed_options(config: MixQConfig) -> dict[str, Any]:
-    """Return the options that are not their defaults, without what quantization filled in; bits always.
-
-    >>> changed_options(MixQConfig(bits=3))
-    {'bits': 3}
-    """
-    found = {}
-    for field in dataclasses.fields(config):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        value = getattr(config, field.name)
-        if field.name not in _FILLED_IN and (value != default or field.name == "bits"):
-            found[field.name] = value
-    return found

@@ -4,6 +4,7 @@
 Each is a function that returns its HTML, or "" where a report has nothing for it (`page.SECTIONS`).
 """
 
+import math
 from collections.abc import Callable
 from html import escape
 
@@ -193,7 +194,8 @@ def _measured_charts(report: Report) -> str:
         label = f"float {100 * level:.2f} %"
         charts.append(draw_chart(marks, "MB", f"{found.accuracy_name}, %", level=(100 * level, label)))
     marks = _marks(report, lambda result: result.kl or 0.0)
-    charts.append(draw_chart(marks, "MB", f"{found.divergence_name}, logarithmic", log=True))
+    if marks:
+        charts.append(draw_chart(marks, "MB", f"{found.divergence_name}, logarithmic", log=True))
     table = measured_table([(_name_row(report, stop), stop.megabytes, stop.evaluation) for stop in stops], found)
     return f'{_key(report)}<div class="charts">{"".join(charts)}</div>{wide(table)}'
 
@@ -203,7 +205,7 @@ def _name_row(report: Report, stop: Stop) -> str:
 
 
 def _marks(report: Report, value_of: Callable[[Evaluation], float]) -> list[Mark]:
-    """Return the marks of all stops and of the uniform model, at their sizes and values."""
+    """Return the marks of all stops and of the uniform model, at their sizes and values, where these are finite."""
     marks = [
         _mark_stop(report, stop, number, value_of(stop.evaluation)) for number, stop in enumerate(list_stops(report))
     ]
@@ -211,7 +213,7 @@ def _marks(report: Report, value_of: Callable[[Evaluation], float]) -> list[Mark
         value = value_of(uniform.evaluation)
         title = f"{uniform.name}: {uniform.megabytes:.2f} MB, {value:.4g}"
         marks.append(Mark(uniform.megabytes, value, uniform.name, title, "other"))
-    return marks
+    return [mark for mark in marks if math.isfinite(mark.y)]
 
 
 def _mark_stop(report: Report, stop: Stop, number: int, value: float) -> Mark:

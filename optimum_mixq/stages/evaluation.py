@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.measuring import measuring
+from optimum_mixq.architectures.measuring import measuring, threads_for
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.tasks.base import Task
 from optimum_mixq.tasks.single_label import SingleLabel
@@ -76,11 +76,13 @@ def run_together(
     models: Mapping[str, PreTrainedModel], batches: Iterable[Batch]
 ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
     """Yield each batch with every model's logits (B, outputs), in float32 on the CPU; the models are in eval mode."""
+    first = next(iter(models.values()))
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(measuring(model))
         for batch in batches:
-            with torch.inference_mode():  # not around the yield: it would hold for the caller too
+            # Not around the yield: they would hold for the caller too.
+            with threads_for(first), torch.inference_mode():
                 outputs = {
                     name: model(pixel_values=batch.pixel_values.to(model.device, model.dtype)).logits.float().cpu()
                     for name, model in models.items()

@@ -14,6 +14,7 @@ from optimum_mixq.architectures.rules import (
     PixelConvolution,
     PositiveLinear,
     ResidualSum,
+    stabilised,
 )
 from optimum_mixq.architectures.watching import attend
 from optimum_mixq.stages.relevance.propagation import attend_with_rules
@@ -38,10 +39,10 @@ def slow_positive_linear(x, weight, relevance):
     return result
 
 
-def stabilised(contributions):
+def steadied(contributions, share=STABILISER):
     """Contributions z + e sign(sum) |z|, whose sum is the stabilised denominator."""
     sign = 1.0 if sum(contributions) >= 0 else -1.0
-    return [z + STABILISER * sign * abs(z) for z in contributions]
+    return [z + share * sign * abs(z) for z in contributions]
 
 
 def test_the_linear_rule_is_that_of_the_equation():
@@ -64,32 +65,45 @@ def test_the_linear_rule_conserves_in_float32_where_contributions_are_nearly_all
     assert torch.allclose(found.sum(-1), relevance.sum(-1), atol=1e-5)
 
 
-def test_the_product_rule_is_that_of_the_equation():
+@pytest.mark.parametrize("share", [STABILISER, 1e-6, 0.0])
+def test_the_product_rule_is_that_of_the_equation(share):
     a, b, relevance = numbers(3, 4), numbers(4, 5, seed=1), numbers(3, 5, seed=2)
-    left, right = propagate(MatrixProduct, [a, b], relevance)
+    with stabilised(share):
+        left, right = propagate(MatrixProduct, [a, b], relevance)
     expected_left, expected_right = torch.zeros_like(a), torch.zeros_like(b)
     for i in range(3):
         for j in range(5):
-            parts = stabilised([float(a[i, k] * b[k, j]) for k in range(4)])
+            parts = steadied([float(a[i, k] * b[k, j]) for k in range(4)], share)
             for k, part in enumerate(parts):
                 expected_left[i, k] += part / sum(parts) * relevance[i, j] / 2
                 expected_right[k, j] += part / sum(parts) * relevance[i, j] / 2
     assert torch.allclose(left, expected_left) and torch.allclose(right, expected_right)
 
 
-def test_the_residual_rule_is_that_of_the_equation_image_by_image():
+@pytest.mark.parametrize("share", [STABILISER, 0.0])
+def test_the_residual_rule_is_that_of_the_equation_image_by_image(share):
     a, b, relevance = numbers(2, 3), numbers(2, 3, seed=1), numbers(2, 3, seed=2)
-    left, right = propagate(ResidualSum, [a, b], relevance)
+    with stabilised(share):
+        left, right = propagate(ResidualSum, [a, b], relevance)
     for image in range(2):
         parts = []
         for i in range(3):
-            pair = stabilised([float(a[image, i]), float(b[image, i])])
+            pair = steadied([float(a[image, i]), float(b[image, i])], share)
             parts.append([part / sum(pair) * float(relevance[image, i]) for part in pair])
         sums = [sum(part[side] for part in parts) for side in (0, 1)]
         for side, found in ((0, left), (1, right)):
             share = abs(sums[side]) / (abs(sums[0]) + abs(sums[1])) * float(relevance[image].sum())
             expected = torch.tensor([part[side] * share / sums[side] for part in parts], dtype=torch.float64)
             assert torch.allclose(found[image], expected)
+
+
+def test_without_a_stabiliser_relevance_is_lost_where_contributions_cancel_altogether():
+    a, b = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 2.0], [-1.0, 3.0]])
+    with stabilised(0.0):
+        left, right = propagate(MatrixProduct, [a, b], torch.ones(1, 2))
+    assert torch.allclose(left, torch.tensor([[0.2, 0.3]])) and torch.equal(right[:, 0], torch.zeros(2))
+    left, _ = propagate(MatrixProduct, [a, b], torch.ones(1, 2))
+    assert float(left.sum()) == pytest.approx(1.0, rel=1e-4)  # and half of each output's with one, as elsewhere
 
 
 def test_the_residual_rule_keeps_images_apart():

@@ -74,7 +74,8 @@ def test_the_command_reproduces_the_recipe():
 def test_every_option_that_the_shell_has_a_word_for_is_in_the_command(tmp_path):
     changes = {
         "size_mb": 2.5, "bops": 1e9, "tie_bits": True, "overrides": {"*.fc2": 8, "*.fc1": (4, 8)},
-        "exclude": ("a.*", "b.*"), "arithmetic": "folded", "batch_size": 8, "sensitivity_samples": 64,
+        "exclude": ("a.*", "b.*"), "candidate_bits": (2, 4, 8), "sensitivity": "gradient",
+        "arithmetic": "folded", "batch_size": 8, "sensitivity_samples": 64,
     }  # fmt: skip
     (command,) = (line for line in card(**changes).text.splitlines() if line.startswith("optimum-cli"))
     root = ArgumentParser()

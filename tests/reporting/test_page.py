@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from sample_report import COSTS, contenders, make_report, plan
+from sample_report import COSTS, contenders, evaluation, make_report, plan
 
 from optimum_mixq.reporting import page as page_module
 from optimum_mixq.reporting.comparison import Comparison, Contender
@@ -114,6 +114,17 @@ def test_without_measured_sizes_the_frontier_is_the_predicted_score():
     page = render_page(make_report(measured=(), score_name="sensitivity"))
     assert '<h2 id="frontier">Frontier</h2>' in page and "score: sensitivity" in page
     assert "Size against accuracy" not in page and 'id="stops"' not in page
+
+
+def test_a_size_whose_logits_were_no_numbers_is_in_the_table_and_not_in_the_chart():
+    point = make_report().measured[0]
+    broken = dataclasses.replace(point, evaluation=evaluation(0.1, float("nan")))
+    page = render_page(make_report(measured=(broken, *make_report().measured[1:])))
+    assert "<td>nan</td>" in page and page.count('class="path"') == 1 + 3 + 2  # the key, top-1, KL
+    hopeless = contenders(kl=(None, float("inf"), float("nan")))
+    compared = Comparison(hopeless, "pictures", None, "a machine", 0)
+    page = render_page(make_report(measured=(broken,), comparison=compared))
+    assert page.count('class="chart"') == 1 and "inf" in page
 
 
 def test_without_measurements_there_is_no_frontier_and_no_empty_section():

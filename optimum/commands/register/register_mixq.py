@@ -43,6 +43,14 @@ def parse_average(text: str) -> float:
     return average
 
 
+def parse_widths(text: str) -> tuple[int, ...]:
+    """Return the widths of "3,4,5"."""
+    widths = tuple(int(part) if part.isascii() and part.isdigit() else 0 for part in text.split(","))
+    if not all(2 <= width <= 8 for width in widths):
+        raise ArgumentTypeError(f"Expected widths of 2 to 8 such as 3,4,5,6; found '{text}'.")
+    return widths
+
+
 def parse_override(text: str) -> tuple[str, int | tuple[int, int]]:
     """Return the pattern and the bits of "*.fc2=8" or "*.fc2=4/8"."""
     pattern, _, bits_text = text.rpartition("=")
@@ -131,6 +139,10 @@ def _add_budget(parser: ArgumentParser, bits: int) -> None:
     parser.add_argument("--size-mb", type=parse_positive, help="megabytes of the saved file, at most")
     parser.add_argument("--bops", type=parse_positive, help="bit operations per image, at most, such as 2.5e9")
     parser.add_argument(
+        "--candidate-bits", type=parse_widths, metavar="WIDTHS",
+        help="what layers may choose from, such as 3,4,5,6 (default: one less than --bits to two more)",
+    )  # fmt: skip
+    parser.add_argument(
         "--plan", type=parse_plan, default="mixed",
         help=f"mixed, uniform, or a file with the bits of every unit {DEFAULT}",
     )  # fmt: skip
@@ -149,6 +161,10 @@ def _add_choice(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tie-bits", action="store_true", help="the same bits for a unit's weights and activations: less to measure"
     )
+    parser.add_argument(
+        "--sensitivity", choices=["measured", "gradient"], default="measured",
+        help=f"how it is found what each width costs: by running each layer's variants, or from gradients {DEFAULT}",
+    )  # fmt: skip
     parser.add_argument(
         "--arithmetic", choices=["column", "folded"], default="column",
         help=f"a scale per activation channel, or the paper's b-bit codes times b-bit codes {DEFAULT}",
@@ -301,6 +317,11 @@ class MixQDemoCommand(_MixQSubcommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         parser.add_argument("--output", default="demo-output", help=f"folder for the results {DEFAULT}")
+
+    def run(self) -> None:
+        """Say at once that something happens: the imports take seconds."""
+        print("Importing torch and transformers ...", file=sys.stderr, flush=True)
+        super().run()
 
 
 class MixQCommand(BaseOptimumCLICommand):

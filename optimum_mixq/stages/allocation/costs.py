@@ -7,13 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.describe import (
-    Architecture,
-    configured_channels,
-    configured_image_size,
-    describe,
-    require_image_size,
-)
+from optimum_mixq.architectures.describe import Architecture, describe
+from optimum_mixq.architectures.measuring import blank_images
 from optimum_mixq.architectures.skeletons import packed_skeleton, tensors_with
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.artifacts import UnitCosts
@@ -34,7 +29,7 @@ def measure_costs(model: PreTrainedModel, arithmetic: str) -> UnitCosts:
     with watched_units(model, watch), torch.no_grad():
         hooks = [_count_outputs(model, name, rows) for name in (architecture.stem, *architecture.heads)]
         try:
-            model(pixel_values=_blank_image(model))
+            model(pixel_values=blank_images(model, 1))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -61,12 +56,6 @@ def _count_outputs(model: PreTrainedModel, name: str, rows: dict[str, int]) -> t
         rows[name] = output.numel()
 
     return model.get_submodule(name).register_forward_hook(count)
-
-
-def _blank_image(model: PreTrainedModel) -> Tensor:
-    height, width = configured_image_size(model)
-    require_image_size(model, (height, width))
-    return torch.zeros(1, configured_channels(model), height, width, dtype=model.dtype, device=model.device)
 
 
 def _fixed_bytes(model: PreTrainedModel, architecture: Architecture, arithmetic: str) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Architecture, describe
+from optimum_mixq.architectures.rules import STABILISER
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.artifacts import LayerRelevance
 from optimum_mixq.images.batches import Batch
@@ -29,7 +30,11 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
 def measure_relevance(
-    model: PreTrainedModel, batches: Iterable[Batch], score: str = "absolute", images: int | None = None
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    score: str = "absolute",
+    images: int | None = None,
+    stabiliser: float = STABILISER,
 ) -> LayerRelevance:
     """Return each unit's share of the relevance, averaged over the images of `batches`; the model is left as it is.
 
@@ -37,6 +42,8 @@ def measure_relevance(
     image, the sum over its input of |R| ("absolute"), of R ("signed", then its absolute value), the mean of |R|
     ("mean"), the sum of the positive part of gradient * R ("gradient"; Chefer et al. 2021, section 3.2), or what a
     registered score returns, divided by the sum over all units. `images` lets the progress bar show the time left.
+    `stabiliser` is the share of absolute contributions that is added to sums whose terms may cancel; 0 is the rule of
+    the reference implementation.
     """
     way = require_score(score)
     architecture = _require_supported(model)
@@ -45,7 +52,7 @@ def measure_relevance(
     drift: dict[str, float] = {block.name: 0.0 for block in architecture.blocks}
     bar = progress_bar(images, "Relevance", "image")
     for batch in (part for whole in batches for part in _split(whole)):
-        scores, errors = _measure_batch(model, architecture, batch, way)
+        scores, errors = _measure_batch(model, architecture, batch, way, stabiliser)
         table = torch.stack([scores[name] for name in units])  # (units, B)
         table = table / table.sum(0).clamp(min=torch.finfo(table.dtype).tiny)
         totals, count = totals + table.sum(1), count + table.shape[1]
@@ -79,7 +86,7 @@ def _split(batch: Batch) -> Iterator[Batch]:
 
 
 def _measure_batch(
-    model: PreTrainedModel, architecture: Architecture, batch: Batch, score: Score
+    model: PreTrainedModel, architecture: Architecture, batch: Batch, score: Score, stabiliser: float
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return the units' scores (B,) and the blocks' conservation errors of one batch."""
     pixels = batch.pixel_values.to(model.device, model.dtype)
@@ -99,7 +106,7 @@ def _measure_batch(
             tensor.register_hook(take)
 
     sums: dict[str, Tensor] = {}
-    with relevance_rules(model, watch), _block_inputs(model, architecture, sums) as start_tensor:
+    with relevance_rules(model, watch, stabiliser), _block_inputs(model, architecture, sums) as start_tensor:
         logits = model(pixel_values=pixels).logits
     start = _start(model, logits, batch.labels)
     torch.autograd.grad(logits, start_tensor, start)

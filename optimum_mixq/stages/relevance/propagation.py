@@ -21,6 +21,7 @@ from optimum_mixq.architectures.base import Rule
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.registry import family_of
 from optimum_mixq.architectures.rules import (
+    STABILISER,
     Identity,
     MatrixProduct,
     Mean,
@@ -29,6 +30,7 @@ from optimum_mixq.architectures.rules import (
     PositiveLinear,
     ResidualSum,
     passing,
+    stabilised,
 )
 from optimum_mixq.architectures.watching import Watch, attend, observed
 
@@ -38,12 +40,15 @@ attend_with_rules = functools.partial(attend, multiply=MatrixProduct.apply, appl
 
 
 @contextmanager
-def relevance_rules(model: PreTrainedModel, watch: Watch | None = None) -> Iterator[None]:
+def relevance_rules(
+    model: PreTrainedModel, watch: Watch | None = None, stabiliser: float = STABILISER
+) -> Iterator[None]:
     """Make the model's forwards inside the block record the rules; on exit all is as it was, also after an error.
 
     `watch` is given what enters each unit: the tensor that its linear layers read, or the two operands of a matmul.
+    `stabiliser` is that of sums whose terms have both signs (`rules.stabilised`).
     """
-    with observed(model, watch, attend_with_rules), ExitStack() as stack:
+    with observed(model, watch, attend_with_rules), stabilised(stabiliser), ExitStack() as stack:
         for block in describe(model).blocks:
             for name in (*(activation.module for activation in block.activations), *block.passing):
                 stack.enter_context(_identity_forward(model.get_submodule(name)))

@@ -55,7 +55,8 @@ class VariantChanges:
         moved = _Affine.between(self.model.get_submodule(norms[0]), modules[norms[0]]) if norms else None
         layers: list[Any] = [(self.model.get_submodule(name), modules[name]) for name in unit.modules]
         return Change(
-            functools.partial(_subtract_layers, layers, moved) if bits[0] != self._around[0] else None,
+            # Also where only what it reads has other bits: a weight is corrected for those.
+            functools.partial(_subtract_layers, layers, moved),
             (functools.partial(_round_input, layers[0][1].input_grid, moved),) if bits[1] != self._around[1] else None,
         )
 

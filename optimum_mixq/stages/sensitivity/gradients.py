@@ -11,16 +11,16 @@ changes times the gradient of v^T logits there:
 So one forward and a few backward passes tell of all widths of all units.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.measuring import measuring
+from optimum_mixq.architectures.replay import record_hidden
 from optimum_mixq.artifacts import SensitivityTable
-from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
+from optimum_mixq.stages.sensitivity.changes import Change, LayerChange, VariantChanges
 from optimum_mixq.stages.sensitivity.progress import Progress, Sums
 from optimum_mixq.stages.sensitivity.registry import Method, SensitivityInputs, register_method
 from optimum_mixq.stages.sensitivity.traces import Traced, UnitTrace, trace_units
@@ -28,10 +28,13 @@ from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.progress import progress_bar
 
 
-# Backward passes per image.
-PROBES = 4
-# Images that are traced at once. They do not mix, so that this changes memory and time alone.
-IMAGES_AT_ONCE = 8
+# Backward passes per image. Images differ so much that more of them tell little.
+PROBES = 2
+# Numbers of hidden states that are traced at once: eight images of a ViT-B of 224 pixels. Images do not mix, so that
+# this changes memory and time alone.
+TRACED_NUMBERS = 8 * 197 * 768
+# Numbers of the products of gradients and inputs at once: they stay in the cache.
+CACHED_NUMBERS = 2**20
 
 
 @register_method
@@ -45,9 +48,6 @@ class Gradient(Method):
 
     def measure(self, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> SensitivityTable:
         return _Measurement(inputs, fingerprint).run()
-
-    def settings(self, inputs: SensitivityInputs) -> dict[str, Any]:
-        return {**super().settings(inputs), "probes": PROBES, "probe_seed": inputs.seed}
 
     def metrics(self) -> tuple[str, ...]:
         return ("shift",)
@@ -69,18 +69,17 @@ def draw_signs(images: int, outputs: int, probes: int, seed: int) -> Tensor:
 
 def find_effects(trace: UnitTrace, changes: Mapping[Bits, Change], images: int) -> dict[Bits, Tensor]:
     """Return, by bits, the change s (probes, images) of v^T logits to first order, in float64."""
-    probes = len((trace.operands + trace.outputs)[0].gradients)
-    found = {}
+    probes, device = len(trace.operands[0].gradients), trace.operands[0].values.device
+    found = {bits: torch.zeros(probes, images, dtype=torch.float64, device=device) for bits in changes}
     for bits, change in changes.items():
-        total = torch.zeros(probes, images, dtype=torch.float64)
-        if change.layers is not None:
-            source = trace.operands[0].values
-            for (weight, bias), output in zip(change.layers(), trace.outputs, strict=True):
-                total += _multiply(F.linear(source, weight, bias), output, images)
-        if change.operands is not None:
-            for rounding, operand in zip(change.operands, trace.operands, strict=True):
-                total += _multiply(rounding(operand.values), operand, images)
-        found[bits] = total
+        for rounding, operand in zip(change.operands, trace.operands, strict=True) if change.operands else ():
+            found[bits] += _multiply(rounding(operand.values), operand, images)
+    changed = [bits for bits, change in changes.items() if change.layers is not None]
+    rows = [changes[bits].layers() for bits in changed]  # type: ignore[misc]
+    for output, layer in zip(trace.outputs, zip(*rows, strict=True), strict=True):
+        effects = _multiply_weights(trace.operands[0].values, output, layer, images)
+        for bits, effect in zip(changed, effects, strict=True):
+            found[bits] += effect
     return found
 
 
@@ -88,7 +87,26 @@ def _multiply(change: Tensor, traced: Traced, images: int) -> Tensor:
     """Return a change times each probe's gradient, (probes, images); windows of an image lie side by side."""
     rows = change.reshape(images, -1)
     products = [torch.linalg.vecdot(gradient.reshape(images, -1), rows) for gradient in traced.gradients]
-    return torch.stack(products).double().cpu()
+    return torch.stack(products).double()
+
+
+def _multiply_weights(inputs: Tensor, output: Traced, layer: Sequence[LayerChange], images: int) -> Tensor:
+    """Return <g^T x, dW> + <g, db> (changes, probes, images), for x (..., C) and gradients g (..., O).
+
+    g^T x (O, C) is made for each image and probe, a few rows at a time, and serves all changes.
+    """
+    x = inputs.reshape(images, -1, inputs.shape[-1])  # (B, N, C)
+    gradients = torch.stack([gradient.reshape(*x.shape[:2], -1) for gradient in output.gradients], 2)  # (B, N, R, O)
+    probes, outputs = gradients.shape[2:]
+    weights = torch.stack([weight for weight, _ in layer])  # (changes, O, C)
+    biases = torch.stack([x.new_zeros(outputs) if bias is None else bias for _, bias in layer])  # (changes, O)
+    total = (gradients.sum(1) @ biases.T).flatten(0, 1).double()  # (B R, changes)
+    step = max(1, CACHED_NUMBERS // (images * probes * x.shape[-1]))
+    for start in range(0, outputs, step):
+        part = gradients[..., start : start + step].flatten(2)  # (B, N, R o)
+        products = (part.mT @ x).view(images * probes, -1)  # (B R, o C)
+        total += products @ weights[:, start : start + step].flatten(1).T
+    return total.view(images, probes, -1).permute(2, 1, 0)
 
 
 class _Measurement:
@@ -97,9 +115,10 @@ class _Measurement:
     def __init__(self, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> None:
         self.inputs, self.fingerprint = inputs, fingerprint
         self.architecture = describe(inputs.model)
-        self.groups = [part for batch in inputs.batches for part in batch.pixel_values.split(IMAGES_AT_ONCE)]
+        self.outputs, at_once = self._try_one_image()
+        self.groups = [part for batch in inputs.batches for part in batch.pixel_values.split(at_once)]
         steps = {"candidates": str(inputs.candidates), "batches": str([len(group) for group in self.groups])}
-        self.progress = Progress(inputs.progress_file, {**fingerprint, **steps})
+        self.progress = Progress(inputs.progress_file, {**fingerprint, **steps, "probes": str(PROBES)})
         baseline, variants = inputs.calibrate(inputs.candidates)
         self.changes = VariantChanges(baseline, inputs.baseline, variants)
 
@@ -108,7 +127,8 @@ class _Measurement:
         mine = range(self.progress.rank, len(self.groups), self.progress.processes)
         total = sum(len(self.groups[number]) for number in mine)
         done = sum(len(self.groups[number]) for number in mine if self.progress.is_done(number))
-        signs = self._draw_signs().split([len(group) for group in self.groups], 1)
+        sizes = [len(group) for group in self.groups]
+        signs = draw_signs(sum(sizes), self.outputs, PROBES, self.inputs.seed).split(sizes, 1)
         with progress_bar(total, "Sensitivity", "image", self.progress.rank == 0, done) as bar:
             for number in mine:
                 if not self.progress.is_done(number):
@@ -116,10 +136,13 @@ class _Measurement:
                     bar.update(len(self.groups[number]))
         return self._make_table(self.progress.gather())
 
-    def _draw_signs(self) -> Tensor:
-        first = self.groups[0][:1].to(self.changes.model.device)
-        outputs = self.changes.model(pixel_values=first).logits.shape[-1]
-        return draw_signs(sum(map(len, self.groups)), outputs, PROBES, self.inputs.seed)
+    def _try_one_image(self) -> tuple[int, int]:
+        """Return the number of the model's outputs, and that of images to trace at once."""
+        model = self.inputs.model
+        image = self.inputs.batches[0].pixel_values[:1].to(model.device, model.dtype)
+        with measuring(model), torch.no_grad():
+            numbers = record_hidden(model, self.architecture, image).numel()
+            return model(pixel_values=image).logits.shape[-1], max(1, TRACED_NUMBERS // numbers)
 
     def _measure_group(self, pixels: Tensor, signs: Tensor) -> Sums:
         """Return the damages, summed over images."""
@@ -128,10 +151,12 @@ class _Measurement:
         units = {unit.name: unit for unit in self.architecture.units}
         for traces in trace_units(model, self.architecture, pixels, signs, self.inputs.temperature):
             for name, trace in traces.items():
-                effects = find_effects(trace, self.changes.of(units[name]), len(pixels))
-                found[name] = {
-                    str(Bits(*bits)): float(effect.square().mean(0).sum()) / 2 for bits, effect in effects.items()
-                }
+                found[name] = {}
+                if changes := self.changes.of(units[name]):
+                    effects = torch.stack(list(find_effects(trace, changes, len(pixels)).values()))
+                    damages = effects.square().mean(1).sum(1) / 2
+                    names = [str(Bits(*bits)) for bits in changes]
+                    found[name] = dict(zip(names, damages.tolist(), strict=True))
         return found
 
     def _make_table(self, sums: Sums) -> SensitivityTable:

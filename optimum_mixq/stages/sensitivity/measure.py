@@ -21,5 +21,7 @@ def measure_sensitivity(
 
 
 def mark_sensitivity(inputs: SensitivityInputs, method: str = "measured") -> dict[str, str]:
-    """Return the fingerprint that the table of this measurement has."""
-    return fingerprint_inputs(inputs.model, inputs.batches, method_of(method).settings(inputs))
+    """Return a fingerprint of the weights, the images and all else that the table depends on."""
+    names = ("baseline", "metric", "temperature", "seed")
+    settings = {**inputs.settings, "method": method, **{name: getattr(inputs, name) for name in names}}
+    return fingerprint_inputs(inputs.model, inputs.batches, settings)

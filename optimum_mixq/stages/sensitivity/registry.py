@@ -80,11 +80,6 @@ class Method(ABC):
         """Return the names of the metrics that the method can measure."""
         return tuple(_metrics)
 
-    def settings(self, inputs: SensitivityInputs) -> dict[str, Any]:
-        """Return all that the table depends on beside the weights and the images."""
-        measured = {"metric": inputs.metric, "baseline": inputs.baseline, "temperature": inputs.temperature}
-        return {**inputs.settings, **measured, "method": self.name}
-
 
 _metrics: dict[str, Metric] = {}
 _methods: dict[str, Method] = {}

@@ -47,9 +47,6 @@ class Measured(Method):
             )
         return _Measurement(inputs, fingerprint).run()
 
-    def settings(self, inputs: SensitivityInputs) -> dict[str, Any]:
-        return {**inputs.settings, "metric": inputs.metric, "baseline": inputs.baseline}
-
 
 class _Measurement:
     """One table: the baseline with one variant after another, batch after batch, block after block."""

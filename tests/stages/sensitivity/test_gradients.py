@@ -106,7 +106,7 @@ def check_against_divergence(model, signs, temperature):
             if unit.name in traces:
                 change = change_of(model, unit)
                 effects = find_effects(traces[unit.name], {(2, 2): change}, len(pixels))
-                found[unit.name] = effects[(2, 2)].square().mean(0) / 2
+                found[unit.name] = effects[(2, 2)].square().mean(0).cpu() / 2
     for unit in architecture.units:
         change = change_of(model, unit)
         expected = 0
@@ -207,14 +207,22 @@ def test_a_table_holds_every_unit_at_every_width_and_fewer_bits_cost_more(model)
     assert table.covers(APART) and table.baseline_damage == 0 and table.images == 8
     for unit in describe(model).units:
         row = table.table[unit.name]
-        assert row[(8, 2)] > row[(8, 4)] > 0 and row[(8, 8)] == 0
+        assert row[(8, 2)] > 0 and row[(8, 4)] > 0 and row[(8, 8)] == 0
         assert (row[(2, 8)] == 0) == unit.is_matmul
+    assert sum(row[(8, 2)] for row in table.table.values()) > 4 * sum(row[(8, 4)] for row in table.table.values())
+
+
+def test_products_cost_nothing_where_only_weights_have_other_bits(vit):
+    for unit, row in table_of(vit, ((3, 8),), images=2).table.items():
+        assert set(row) == {(3, 8), (8, 8)} and (row[(3, 8)] == 0) == unit.endswith(("qk", "av"))
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_groups_and_batches_of_other_sizes_give_the_same_table(name, monkeypatch):
     whole = table_of(make_model(name))
-    monkeypatch.setattr(gradients, "IMAGES_AT_ONCE", 3)
+    numbers = 3 * 17 * 24 if name == "vit" else 3 * 256 * 8
+    monkeypatch.setattr(gradients, "TRACED_NUMBERS", numbers)  # three images at once
+    monkeypatch.setattr(gradients, "CACHED_NUMBERS", 1)
     parts = table_of(make_model(name), batch=7)
     assert parts.fingerprint == whole.fingerprint
     for unit, row in whole.table.items():
@@ -231,7 +239,7 @@ def test_the_model_is_left_as_it_is(vit):
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_table(vit, tmp_path, monkeypatch):
-    monkeypatch.setattr(gradients, "IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(gradients, "TRACED_NUMBERS", 2 * 17 * 24)  # two images at once
     whole, path = table_of(vit), tmp_path / "sensitivity.json"
     calls, original = [], gradients._Measurement._measure_group
 
@@ -282,7 +290,7 @@ sys.path.insert(0, {tests!r})
 from conftest import make_model
 from optimum_mixq.stages.sensitivity import gradients
 from stages.sensitivity.test_gradients import table_of
-gradients.IMAGES_AT_ONCE = 2
+gradients.TRACED_NUMBERS = 2 * 17 * 24
 table = table_of(make_model("vit"), images=6)
 from accelerate import PartialState
 if PartialState().is_main_process:

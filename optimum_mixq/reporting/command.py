@@ -1,0 +1,65 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""How a packed model is made again: the options that were chosen, and the command that says the same."""
+
+import dataclasses
+import shlex
+from argparse import ArgumentParser
+from functools import cache
+from typing import Any
+
+from optimum.commands.register.register_mixq import MixQQuantizeCommand
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig, SavedState
+
+
+def changed_options(config: MixQConfig) -> dict[str, Any]:
+    """Return the options that are not their defaults, without what quantization filled in; bits always.
+
+    >>> changed_options(MixQConfig(bits=3))
+    {'bits': 3}
+    """
+    filled_in = {option.name for option in dataclasses.fields(SavedState)}
+    found = {}
+    for option in dataclasses.fields(config):
+        default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
+        value = getattr(config, option.name)
+        if option.name not in filled_in and (value != default or option.name == "bits"):
+            found[option.name] = value
+    return found
+
+
+def write_command(config: MixQConfig, plan: BitPlan, base: str, dataset: str) -> str | None:
+    """Return the command that makes a packed model again, or None where the shell has no words for its options."""
+    options = changed_options(config)
+    if not set(options) <= _options_with_words():
+        return None
+    words = ["optimum-cli", "mixq", "quantize", "--model", base, "--dataset", dataset, "--output", "out"]
+    for name, value in options.items():
+        words += _words_of(name, value)
+    return shlex.join([*words, "--plan", "uniform"] if plan.provenance.get("kind") == "uniform" else words)
+
+
+@cache
+def _options_with_words() -> frozenset[str]:
+    parser = ArgumentParser()
+    MixQQuantizeCommand.parse_args(parser)
+    return frozenset(vars(parser.parse_args(["--model=", "--dataset=", "--output="])))
+
+
+def _words_of(name: str, value: Any) -> list[str]:
+    """Return the words that stand for one option."""
+    word = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [word]
+    if isinstance(value, dict):
+        return [part for pattern, bits in value.items() for part in (word, f"{pattern}={_text_of(bits)}")]
+    if name == "exclude":
+        return [part for pattern in value for part in (word, pattern)]
+    if name == "candidate_bits":
+        return [word, ",".join(map(str, value))]
+    return [word, "none" if value is None else _text_of(value)]
+
+
+def _text_of(value: Any) -> str:
+    """Return bits as the shell writes them: 4/8 for a pair."""
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
