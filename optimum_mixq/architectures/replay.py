@@ -7,11 +7,12 @@ arguments (masks, map sizes) that do not depend on the weights. `record_calls` k
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Architecture, Block
@@ -140,36 +141,36 @@ def replayed_outputs(model: PreTrainedModel) -> Iterator[Callable[[str, Sequence
 def captured_inputs(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, ...]]]:
     """Fill the yielded dict with the positional arguments of the named modules' forwards."""
     kept: dict[str, tuple[Tensor, ...]] = {}
-    hooks = []
-    for name in names:
 
-        def keep(_: Any, arguments: tuple, name: str = name) -> None:
+    def hook(name: str) -> RemovableHandle:
+        def keep(_: Any, arguments: tuple) -> None:
             kept[name] = arguments
 
-        hooks.append(model.get_submodule(name).register_forward_pre_hook(keep))
-    try:
+        return model.get_submodule(name).register_forward_pre_hook(keep)
+
+    with _hooked(map(hook, names)):
         yield kept
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
 def captured_outputs(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
     """Append to the yielded dict's lists what the named modules' forwards return."""
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
-    hooks = []
-    for name in names:
 
-        def keep(_: Any, __: Any, output: Tensor, name: str = name) -> None:
-            kept[name].append(output)
+    def hook(name: str) -> RemovableHandle:
+        return model.get_submodule(name).register_forward_hook(lambda _, __, output: kept[name].append(output))
 
-        hooks.append(model.get_submodule(name).register_forward_hook(keep))
-    try:
+    with _hooked(map(hook, names)):
         yield kept
-    finally:
+
+
+@contextmanager
+def _hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove the hooks when the block ends."""
+    with ExitStack() as stack:
         for hook in hooks:
-            hook.remove()
+            stack.callback(hook.remove)
+        yield
 
 
 def inputs_of(

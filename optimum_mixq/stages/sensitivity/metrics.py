@@ -1,7 +1,12 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """The metrics: divergence from the baseline or from the float model, and what labels tell."""
 
+from abc import abstractmethod
+
+from torch import Tensor
+
 from optimum_mixq.stages.sensitivity.registry import Compared, Metric, register_metric
+from optimum_mixq.tasks import Task
 
 
 @register_metric
@@ -25,32 +30,39 @@ class KL(Metric):
         return _divergence(compared)
 
 
+class _AgainstLabels(Metric):
+    needs_labels = True
+
+    def damage(self, compared: Compared) -> float:
+        assert compared.labels is not None
+        return self.against(compared.task, compared.logits, compared.labels)
+
+    @abstractmethod
+    def against(self, task: Task, logits: Tensor, labels: Tensor) -> float:
+        """Return the damage summed over the images, from logits (B, outputs) and their labels."""
+
+
 @register_metric
-class CrossEntropy(Metric):
+class CrossEntropy(_AgainstLabels):
     """The task's loss against the labels."""
 
     name = "cross_entropy"
-    needs_labels = True
 
-    def damage(self, compared: Compared) -> float:
-        assert compared.labels is not None
-        targets = compared.task.targets(compared.labels, compared.logits.shape[-1])
-        return float(compared.task.loss(compared.logits.double(), targets).sum())
+    def against(self, task: Task, logits: Tensor, labels: Tensor) -> float:
+        return float(task.loss(logits.double(), task.targets(labels, logits.shape[-1])).sum())
 
 
 @register_metric
-class Accuracy(Metric):
+class Accuracy(_AgainstLabels):
     """The share of wrong predictions."""
 
     name = "accuracy"
-    needs_labels = True
 
-    def damage(self, compared: Compared) -> float:
-        assert compared.labels is not None
-        accuracy = compared.task.accuracy(compared.logits, compared.labels)
+    def against(self, task: Task, logits: Tensor, labels: Tensor) -> float:
+        accuracy = task.accuracy(logits, labels)
         if accuracy is None:
             raise ValueError("The metric 'accuracy' needs classes, and this model's outputs are numbers: use 'shift'.")
-        return len(compared.logits) * (1 - accuracy)
+        return len(logits) * (1 - accuracy)
 
 
 def _divergence(compared: Compared) -> float:
