@@ -192,7 +192,7 @@ def test_a_change_is_what_the_variant_does_to_its_output(model, arithmetic):
 
 @torch.no_grad()
 def test_the_rounding_of_attention_weights_is_that_of_their_scores(vit):
-    from optimum_mixq.quant.attention import quantized_softmax
+    from optimum_mixq.quant.log_grid import quantized_softmax
     from optimum_mixq.stages.sensitivity.changes import _round_softmax
 
     scores = 4 * torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
