@@ -1,4 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Products on a GPU: torch's own int8 product of matrices."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor

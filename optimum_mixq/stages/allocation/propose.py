@@ -55,8 +55,8 @@ def best_plans_of_averages(
 
 
 def _alike(sensitivity: SensitivityTable) -> SensitivityTable:
-    """Return a table in which all units suffer alike: rounding noise falls fourfold per bit."""
-    table = {unit: {bits: 4.0 ** -min(bits) for bits in row} for unit, row in sensitivity.table.items()}
+    """Return a table in which all units suffer alike: rounding noise falls fourfold per bit, and adds up."""
+    table = {unit: {bits: sum(4.0**-part for part in bits) for bits in row} for unit, row in sensitivity.table.items()}
     return replace(sensitivity, table=table)
 
 

@@ -83,6 +83,14 @@ def find_effects(trace: UnitTrace, changes: Mapping[Bits, Change], images: int) 
     return found
 
 
+def join_effects(effects: Mapping[Bits, Tensor], baseline: Bits) -> dict[Bits, Tensor]:
+    """Return the effects, and beside them the sum for each pair of weight bits and activation bits known apart."""
+    weights = [bits for bits in effects if bits[0] != baseline[0] and bits[1] == baseline[1]]
+    activations = [bits for bits in effects if bits[0] == baseline[0] and bits[1] != baseline[1]]
+    sums = {Bits(w[0], a[1]): effects[w] + effects[a] for w in weights for a in activations}
+    return {**sums, **effects}
+
+
 def _multiply(change: Tensor, traced: Traced, images: int) -> Tensor:
     """Return a change times each probe's gradient, (probes, images); windows of an image lie side by side."""
     rows = change.reshape(images, -1)
@@ -153,9 +161,9 @@ class _Measurement:
             for name, trace in traces.items():
                 found[name] = {}
                 if changes := self.changes.of(units[name]):
-                    effects = torch.stack(list(find_effects(trace, changes, len(pixels)).values()))
-                    damages = effects.square().mean(1).sum(1) / 2
-                    names = [str(Bits(*bits)) for bits in changes]
+                    effects = join_effects(find_effects(trace, changes, len(pixels)), self.inputs.baseline)
+                    damages = torch.stack(list(effects.values())).square().mean(1).sum(1) / 2
+                    names = [str(Bits(*bits)) for bits in effects]
                     found[name] = dict(zip(names, damages.tolist(), strict=True))
         return found
 

@@ -22,11 +22,12 @@ from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.packing import pack, pack_layer
 from optimum_mixq.stages.sensitivity import gradients
 from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
-from optimum_mixq.stages.sensitivity.gradients import draw_signs, find_effects
+from optimum_mixq.stages.sensitivity.gradients import draw_signs, find_effects, join_effects
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
 from optimum_mixq.stages.sensitivity.traces import trace_units
 from optimum_mixq.tasks import task_of
+from optimum_mixq.utils.bits import Bits
 
 
 APART = ((2, 8), (8, 2), (8, 4))
@@ -210,6 +211,18 @@ def test_a_table_holds_every_unit_at_every_width_and_fewer_bits_cost_more(model)
         assert row[(8, 2)] > 0 and row[(8, 4)] > 0 and row[(8, 8)] == 0
         assert (row[(2, 8)] == 0) == unit.is_matmul
     assert sum(row[(8, 2)] for row in table.table.values()) > 4 * sum(row[(8, 4)] for row in table.table.values())
+
+
+def test_what_weights_and_activations_do_to_the_logits_is_summed_before_squaring(vit):
+    table = table_of(vit, ((2, 8), (3, 8), (8, 2)), images=4)
+    row = table.table["blocks.1.fc2"]
+    assert set(row) == {(2, 8), (3, 8), (8, 2), (2, 2), (3, 2), (8, 8)}
+    assert table.damage("blocks.1.fc2", Bits(2, 2)) == row[(2, 2)] != row[(2, 8)] + row[(8, 2)]
+    assert row[(2, 2)] <= (row[(2, 8)] ** 0.5 + row[(8, 2)] ** 0.5) ** 2 * (1 + 1e-6)
+    assert set(table.table["blocks.1.qk"]) == {(2, 8), (3, 8), (8, 2), (8, 8)}  # the operands' bits alone
+    effects = {(2, 8): torch.tensor([[1.0]]), (8, 3): torch.tensor([[-3.0]]), (4, 4): torch.tensor([[5.0]])}
+    joined = join_effects(effects, Bits(8, 8))
+    assert {bits: float(effect) for bits, effect in joined.items()} == {(2, 3): -2, (2, 8): 1, (8, 3): -3, (4, 4): 5}
 
 
 def test_products_cost_nothing_where_only_weights_have_other_bits(vit):

@@ -1,4 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Rounding column by column, later columns making up for earlier ones."""
+
 from torch import Tensor
 
 from optimum_mixq.stages.calibration.rounders.base import RoundedWeight, Rounder, register_rounder

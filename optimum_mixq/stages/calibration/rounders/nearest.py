@@ -1,4 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Rounding to the nearest value of the grid."""
+
 from torch import Tensor
 
 from optimum_mixq.quant.grids import fake_quantize
