@@ -133,14 +133,41 @@ def test_a_packed_model_has_the_task_of_the_float_one(vit):
     assert type(task_of(vit)) is MultiLabel
 
 
-def test_a_task_registered_from_outside_is_asked_first(vit):
+@pytest.mark.parametrize("sensitivity", ["measured", "gradient"])
+def test_a_task_registered_from_outside_goes_through_every_stage(vit, sensitivity):
+    asked = []
+
     @register_task
     class Mine(SingleLabel):
         def handles(self, model):
             return model.config.model_type == "vit"
 
+        def divergence(self, logits, reference, temperature=1.0):
+            asked.append("divergence")
+            return 2 * super().divergence(logits, reference, temperature)
+
+        def explained(self, logits, labels):
+            asked.append("explained")
+            return super().explained(logits, labels)
+
+        def probe(self, logits, signs, temperature):
+            asked.append("probe")
+            return super().probe(logits, signs, temperature)
+
+        def accuracy(self, logits, labels):
+            return 0.25
+
+    pixels = random_pixels(vit, 12)
+    config = MixQConfig(
+        calibration_samples=4, sensitivity_samples=4, candidate_bits=(3, 4, 5), sensitivity=sensitivity
+    )
     try:
-        assert type(task_of(vit)) is Mine and isinstance(task_of(vit), Task)
+        quantizer = MixQQuantizer.from_pretrained(vit)
+        quantizer.quantize(config, pixels)
+        wanted = {"divergence", "explained"} | ({"probe"} if sensitivity == "gradient" else set())
+        assert set(asked) == wanted and len(set(quantizer.plan.bits.values())) > 1
+        labelled = [(image, 0) for image in random_pixels(vit, 6, seed=3)]
+        assert quantizer.evaluate(labelled)["quantized"].accuracy == 0.25
         assert type(task_of(make_model("deit"))) is SingleLabel
     finally:
         del _tasks[0]
