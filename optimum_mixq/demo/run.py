@@ -21,7 +21,7 @@ from optimum_mixq.utils.progress import our_bars_alone
 
 
 # Fewer images than by default: the demo is to take a minute or two.
-CONFIG = MixQConfig(bits=3, sensitivity_samples=32)
+CONFIG = MixQConfig(bits=3, sensitivity="gradient", sensitivity_samples=64)
 FRONTIER = 0
 
 
