@@ -138,8 +138,8 @@ def choose_plan(
 def choose(measured: "Measurements") -> Choice:
     """Return what `choose_plan` returns, and the plan's packed model where it was compared with others."""
     options = measured.config.budget
-    require_plan_exists(options, measured.costs)
     with threads_for(measured.model):
+        require_plan_exists(options, measured.costs)
         relevance = measured.relevance  # 1: what passes through each unit
         sensitivity = measured.sensitivity  # 2: what each width costs
         plans = propose_plans(relevance, sensitivity, measured.costs, options)  # 3: the best, by each objective

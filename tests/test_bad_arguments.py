@@ -167,6 +167,8 @@ WRONG_OPTIONS = {
     "batch_size": (0, -1, 2.5, "32", None, True),
     "arithmetic": ("fast", None, 1, ["column"]),
     "score": ("", None, 1, "Absolute"),
+    "relevance_stabiliser": (-1, *NO_NUMBER),
+    "rounder": ("", "guessed", 1, True),
     "metric": ("KL", None, 1),
     "sensitivity": ("guessed", None, 1),
     "solver": ("gurobi", None, 1),
