@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageClassification
 
 from optimum_mixq.config import GROUPS, MixQConfig, SavedState
 from optimum_mixq.demo.run import run_demo as show_demo
@@ -35,6 +34,7 @@ from optimum_mixq.reporting.wording import (
 from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.tasks import task_of
+from optimum_mixq.tasks.loading import load_model
 from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
 from optimum_mixq.utils.folders import make_folder, require_empty, work_folder
 
@@ -81,7 +81,7 @@ def run_train(arguments: Namespace) -> None:
 
 @_one_line_errors
 def run_evaluate(arguments: Namespace) -> None:
-    model = AutoModelForImageClassification.from_pretrained(arguments.model, revision=arguments.revision or "main")
+    model = load_model(arguments.model, revision=arguments.revision or "main")
     model = model.to(_read_device(arguments))
     processor = load_processor(arguments.model, {"revision": arguments.revision or "main"})
     images = open_images(arguments.dataset, model, processor, role="evaluation", split=arguments.split)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from optimum.quantization_base import OptimumQuantizer
 from torch import Tensor
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
@@ -39,6 +39,7 @@ from optimum_mixq.stages.allocation.propose import WIDTHS_OF_A_SWEEP, best_plan
 from optimum_mixq.stages.evaluation import Evaluation
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
+from optimum_mixq.tasks.loading import load_model
 from optimum_mixq.utils.folders import appearing_folder, make_work_folder, require_empty, work_folder
 
 
@@ -117,9 +118,7 @@ class MixQQuantizer(OptimumQuantizer):
             "revision": revision or "main", "token": token, "cache_dir": cache_dir,
             "local_files_only": local_files_only, "trust_remote_code": trust_remote_code,
         }  # fmt: skip
-        model = AutoModelForImageClassification.from_pretrained(
-            model_or_path, dtype=dtype, device_map=device_map, **where
-        )
+        model = load_model(model_or_path, dtype=dtype, device_map=device_map, **where)
         if device is not None:
             model = model.to(device)
         return cls(model, processor or load_processor(model_or_path, where))

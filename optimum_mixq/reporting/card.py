@@ -11,6 +11,7 @@ from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.reporting.command import changed_options, write_command
 from optimum_mixq.reporting.comparison import Comparison
+from optimum_mixq.tasks.loading import AUTO_CLASS, HUB_TASK
 
 
 def model_card(
@@ -53,7 +54,7 @@ def _metadata(base: str | None, model_type: str, name: str, comparison: Comparis
     if comparison is not None and accuracy is not None:
         results = [
             EvalResult(
-                task_type="image-classification",
+                task_type=HUB_TASK,
                 dataset_type=comparison.dataset,
                 dataset_name=comparison.dataset,
                 dataset_split=comparison.split,
@@ -65,7 +66,7 @@ def _metadata(base: str | None, model_type: str, name: str, comparison: Comparis
     extra: dict[str, Any] = {} if base is None else {"base_model": base, "base_model_relation": "quantized"}
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag="image-classification",
+        pipeline_tag=HUB_TASK,
         tags=["mixq", "optimum", "quantized", "mixed-precision", model_type],
         model_name=_title(name, model_type),
         eval_results=results,
@@ -89,12 +90,12 @@ def _loading(name: str) -> str:
 
 ```python
 import optimum_mixq  # pip install optimum-mixq; registers the method with transformers
-from transformers import AutoModelForImageClassification
+from transformers import {AUTO_CLASS.__name__}
 
-model = AutoModelForImageClassification.from_pretrained("{name}")
+model = {AUTO_CLASS.__name__}.from_pretrained("{name}")
 ```
 
-or `pipeline("image-classification", model="{name}")` after the same import."""
+or `pipeline("{HUB_TASK}", model="{name}")` after the same import."""
 
 
 def _accuracy(comparison: Comparison) -> str:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
@@ -16,6 +16,7 @@ from optimum_mixq.images.selection import FILE_NAME, ServedImages
 from optimum_mixq.reporting.card import model_card
 from optimum_mixq.reporting.comparison import Comparison
 from optimum_mixq.stages.training.loop import EpochResult
+from optimum_mixq.tasks.loading import load_model
 from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
 
 
@@ -85,7 +86,7 @@ def save_folder(
 
 def open_folder(folder: str | Path, token: str | bool | None = None) -> Opened:
     """Return what `save_folder` wrote, from a folder or from the Hub."""
-    packed = AutoModelForImageClassification.from_pretrained(folder, token=token)
+    packed = load_model(folder, token=token)
     config = getattr(packed.config, "quantization_config", None)
     if not isinstance(config, MixQConfig):
         raise ValueError(f"Expected a model that optimum-mixq quantized in {folder}, found a float one.")
