@@ -70,6 +70,14 @@ def test_imports_run_one_way(name):
     assert wrong <= {target for asking, target in ASKED_LATE if asking == name}
 
 
+def test_no_file_leads_back_to_itself():
+    arrows = {name: set(imported_modules(path)) - {"", name} for name, path in MODULES.items()}
+    while leaves := [name for name, found in arrows.items() if not found & arrows.keys()]:
+        for name in leaves:
+            del arrows[name]
+    assert {name: sorted(found & arrows.keys()) for name, found in arrows.items()} == {}
+
+
 def test_no_stage_imports_another():
     wrong = [
         f"{name} imports {target}"

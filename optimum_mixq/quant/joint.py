@@ -2,7 +2,7 @@
 """One product for packed layers that read the same tensor."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +11,21 @@ from optimum_mixq.kernels import IntegerProduct, Kernel, prepare_kernel
 from optimum_mixq.quant.codes import quantize_columns
 
 
-if TYPE_CHECKING:
-    from optimum_mixq.quant.packed import PackedLinear
+class Member(Protocol):
+    """What a joint product asks of its layers, which are `PackedLinear`."""
+
+    weight: Tensor
+    input_bits: int
+    out_features: int
+    activation: Any
+
+    def product(self) -> IntegerProduct: ...
+
+    def rounding(self) -> tuple[Tensor, Tensor]: ...
+
+    def join(self, joint: "JointProduct", place: int) -> None: ...
+
+    def leave(self) -> None: ...
 
 
 class JointProduct:
@@ -22,7 +35,7 @@ class JointProduct:
     called again, or given another tensor than the first was, computes its output itself.
     """
 
-    def __init__(self, layers: "Sequence[PackedLinear]") -> None:
+    def __init__(self, layers: Sequence[Member]) -> None:
         for layer in layers:
             if layer.activation != "none":
                 raise ValueError(f"Expected layers without an activation to join, found {layer.activation!r}.")

@@ -3,13 +3,17 @@
 
 import dataclasses
 import shlex
-from argparse import ArgumentParser
-from functools import cache
 from typing import Any
 
-from optimum.commands.register.register_mixq import MixQQuantizeCommand
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig, SavedState
+
+
+# Options that `optimum-cli mixq quantize` has words for; a test compares them with those of its parser.
+OPTIONS_WITH_WORDS = {
+    "arithmetic", "batch_size", "bits", "bops", "calibration_samples", "candidate_bits", "exclude", "overrides",
+    "seed", "sensitivity", "sensitivity_samples", "size_mb", "tie_bits",
+}  # fmt: skip
 
 
 def changed_options(config: MixQConfig) -> dict[str, Any]:
@@ -31,19 +35,12 @@ def changed_options(config: MixQConfig) -> dict[str, Any]:
 def write_command(config: MixQConfig, plan: BitPlan, base: str, dataset: str) -> str | None:
     """Return the command that makes a packed model again, or None where the shell has no words for its options."""
     options = changed_options(config)
-    if not set(options) <= _options_with_words():
+    if not set(options) <= OPTIONS_WITH_WORDS:
         return None
     words = ["optimum-cli", "mixq", "quantize", "--model", base, "--dataset", dataset, "--output", "out"]
     for name, value in options.items():
         words += _words_of(name, value)
     return shlex.join([*words, "--plan", "uniform"] if plan.provenance.get("kind") == "uniform" else words)
-
-
-@cache
-def _options_with_words() -> frozenset[str]:
-    parser = ArgumentParser()
-    MixQQuantizeCommand.parse_args(parser)
-    return frozenset(vars(parser.parse_args(["--model=", "--dataset=", "--output="])))
 
 
 def _words_of(name: str, value: Any) -> list[str]:

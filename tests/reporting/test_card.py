@@ -1,4 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import dataclasses
 import re
 import shlex
 from argparse import ArgumentParser
@@ -7,10 +8,12 @@ import pytest
 from conftest import random_pixels
 from huggingface_hub import ModelCard
 
-from optimum.commands.register.register_mixq import MixQCommand
+from optimum.commands.register.register_mixq import MixQCommand, MixQQuantizeCommand
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, demo_model_path
 from optimum_mixq.cli import _read_config
+from optimum_mixq.config import GROUPS, SavedState
 from optimum_mixq.reporting.card import model_card
+from optimum_mixq.reporting.command import OPTIONS_WITH_WORDS
 from optimum_mixq.reporting.comparison import Comparison, Contender
 from optimum_mixq.stages.evaluation import Evaluation
 
@@ -106,3 +109,11 @@ def test_what_was_not_measured_is_left_out(vit, tmp_path):
     text = (tmp_path / "out" / "README.md").read_text()
     assert "## Accuracy" not in text and "model-index" not in text and "uniform bits" in text
     assert re.search(r"Made with optimum-mixq \S+, transformers \S+, torch", text)
+
+
+def test_the_options_that_the_shell_has_words_for_are_those_of_its_parser():
+    parser = ArgumentParser()
+    MixQQuantizeCommand.parse_args(parser)
+    words = vars(parser.parse_args(["--model=", "--dataset=", "--output="]))
+    options = {option.name for group in GROUPS if group is not SavedState for option in dataclasses.fields(group)}
+    assert OPTIONS_WITH_WORDS == options & set(words)

@@ -3,11 +3,10 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 
-from optimum_mixq.config import CalibrationOptions
 from optimum_mixq.quant.grids import UniformGrid
 from optimum_mixq.stages.calibration.observers import minmax_weight_grid, searched_weight_grid
 from optimum_mixq.utils.checks import require_one_of
@@ -21,12 +20,25 @@ class RoundedWeight:
     grid: UniformGrid
 
 
+class RounderOptions(Protocol):
+    """The options of `CalibrationOptions` that rounders read. The configuration asks here for the rounders' names."""
+
+    @property
+    def rounder(self) -> str | None: ...
+
+    @property
+    def compensation(self) -> bool: ...
+
+    @property
+    def weight_search(self) -> bool: ...
+
+
 class Rounder(ABC):
     """One way to round the weight of a layer, or of layers that read the same input, stacked."""
 
     name: ClassVar[str]
 
-    def __init__(self, options: CalibrationOptions) -> None:
+    def __init__(self, options: RounderOptions) -> None:
         self.options = options
 
     @abstractmethod
@@ -61,7 +73,7 @@ def rounder_names() -> tuple[str, ...]:
     return tuple(sorted(ROUNDERS))
 
 
-def rounder_of(options: CalibrationOptions) -> Rounder:
+def rounder_of(options: RounderOptions) -> Rounder:
     """Return the rounder that is named; where none is, `compensation` decides between the two that are built in."""
     name = options.rounder or ("compensated" if options.compensation else "nearest")
     require_one_of("rounder", rounder_names(), name)
