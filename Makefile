@@ -12,7 +12,7 @@ demo: .venv/.installed
 	$(BIN)/optimum-cli mixq demo --output demo-output
 
 test: .venv/.tested
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 quality: .venv/.quality
 	$(BIN)/ruff check .

@@ -164,7 +164,7 @@ COSTLY = settings(
 )
 
 
-@settings(COSTLY, max_examples=15, derandomize=True)
+@settings(COSTLY, max_examples=10, derandomize=True)
 @variants
 def test_any_variant_is_quantized_as_well_as_its_sibling(
     shape, head, activation, arithmetic, bits, plan, mode, dtype, tmp_path
