@@ -3,7 +3,9 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import torch
 from transformers import (
@@ -17,6 +19,8 @@ from transformers import (
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
+
+from optimum_mixq.demo import demo_images_path
 
 
 # Threads that share work this small wait for one another: many times as long where the cores are shared. The processes
@@ -130,3 +134,13 @@ def make_model(name: str) -> PreTrainedModel:
 def random_pixels(model: PreTrainedModel, count: int = 4, seed: int = 2) -> torch.Tensor:
     size = model.config.image_size
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+@pytest.fixture(scope="session")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like that of the shipped images, with 64 to calibrate on and 200 to evaluate on."""
+    folder = tmp_path_factory.mktemp("images")
+    for split, count in (("train", 64), ("test", 200)):
+        table = pyarrow.parquet.read_table(demo_images_path() / f"{split}.parquet")
+        pyarrow.parquet.write_table(table.slice(0, count), folder / f"{split}.parquet")
+    return folder

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from optimum_mixq import demo_images_path, demo_model_path
+from optimum_mixq import demo_model_path
 
 
 ROOT = Path(__file__).parents[1]
@@ -18,9 +18,9 @@ def run(script, *words, cwd):
     return done.stdout
 
 
-def test_quantize_and_share_writes_a_model_and_its_report(tmp_path):
+def test_quantize_and_share_writes_a_model_and_its_report(tmp_path, few_images):
     out = run(
-        "quantize_and_share.py", "--model", demo_model_path("deit"), "--dataset", demo_images_path(),
+        "quantize_and_share.py", "--model", demo_model_path("deit"), "--dataset", few_images,
         "--images", "16", cwd=tmp_path,
     )  # fmt: skip
     assert "float: 3.6" in out and "top-1" in out
@@ -29,8 +29,8 @@ def test_quantize_and_share_writes_a_model_and_its_report(tmp_path):
     }
 
 
-def test_a_loop_of_ones_own_trains_resumes_and_packs(tmp_path):
-    words = ("--model", demo_model_path("vit"), "--dataset", demo_images_path(), "--batch-size", "64")
+def test_a_loop_of_ones_own_trains_resumes_and_packs(tmp_path, few_images):
+    words = ("--model", demo_model_path("vit"), "--dataset", few_images, "--batch-size", "64")
     out = run("image_classification_qat.py", *words, "--epochs", "2", cwd=tmp_path)
     assert "epoch 1: loss" in out and (tmp_path / "trained" / "packed" / "model.safetensors").exists()
     resumed = run(
@@ -39,9 +39,9 @@ def test_a_loop_of_ones_own_trains_resumes_and_packs(tmp_path):
     assert "epoch 0" not in resumed and "epoch 1: loss" in resumed
 
 
-def test_choose_bits_by_hand_prints_the_frontier_and_scores(tmp_path):
+def test_choose_bits_by_hand_prints_the_frontier_and_scores(tmp_path, few_images):
     out = run(
-        "choose_bits_by_hand.py", "--model", demo_model_path("vit"), "--dataset", demo_images_path(), "--images", "16",
+        "choose_bits_by_hand.py", "--model", demo_model_path("vit"), "--dataset", few_images, "--images", "16",
         cwd=tmp_path,
     )  # fmt: skip
-    assert out.count("| yes |") == 5 and "Evaluation(images=1000" in out
+    assert out.count("| yes |") == 5 and "Evaluation(images=200" in out
