@@ -61,22 +61,22 @@ class _Wanted:
 def calibrate(
     model: PreTrainedModel,
     plan: BitPlan,
-    pixel_batches: Sequence[Tensor],
+    calibration_images: Sequence[Tensor],
     config: MixQConfig,
     description: str = "Calibrating",
 ) -> PreTrainedModel:
     """Return a copy of `model` whose layers and attention are fake-quantized; `model` itself is left as it is.
 
-    `pixel_batches` are calibration images (B, C, H, W) as the model takes them; `description` is the progress bar's.
+    `calibration_images` are batches (B, C, H, W) as the model takes them; `description` is the progress bar's.
     """
-    return calibrate_variants(model, plan, pixel_batches, config, (), description=description)[0]
+    return calibrate_variants(model, plan, calibration_images, config, (), description=description)[0]
 
 
 @torch.no_grad()
 def calibrate_variants(
     model: PreTrainedModel,
     plan: BitPlan,
-    pixel_batches: Sequence[Tensor],
+    calibration_images: Sequence[Tensor],
     config: MixQConfig,
     candidates: Sequence[Bits],
     convert: Callable[[nn.Module], nn.Module] = lambda module: module,
@@ -90,35 +90,37 @@ def calibrate_variants(
     architecture = describe(model)
     plan.check_fits(architecture)
     _require_float(model)
-    for pixels in pixel_batches:
+    for pixels in calibration_images:
         require_image_size(model, (pixels.shape[-2], pixels.shape[-1]))
     # The images' activations are held for one batch at a time: small batches keep them small.
-    pixel_batches = _split_batches(model.get_submodule(architecture.stem), pixel_batches)
+    calibration_images = _split_batches(model.get_submodule(architecture.stem), calibration_images)
     with measuring(model):
         quantized = copy.deepcopy(model)
         _attach_attention(quantized, architecture)
         with measuring(quantized):
             wanted = _Wanted(plan, candidates, config.calibration)
-            return quantized, _calibrate_blocks(model, quantized, pixel_batches, wanted, convert, description)
+            return quantized, _calibrate_blocks(model, quantized, calibration_images, wanted, convert, description)
 
 
 def _calibrate_blocks(
     model: PreTrainedModel,
     quantized: PreTrainedModel,
-    pixel_batches: Sequence[Tensor],
+    calibration_images: Sequence[Tensor],
     wanted: _Wanted,
     convert: Callable[[nn.Module], nn.Module],
     description: str,
 ) -> Variants:
     """Calibrate `quantized` in place, block after block, and return the units' variants."""
     architecture = describe(model)
-    calibrate_stem(quantized, architecture, pixel_batches)
-    hidden = [record_hidden(quantized, architecture, pixels.to(model.device, model.dtype)) for pixels in pixel_batches]
+    calibrate_stem(quantized, architecture, calibration_images)
+    hidden = [
+        record_hidden(quantized, architecture, pixels.to(model.device, model.dtype)) for pixels in calibration_images
+    ]
     float_hidden = [
-        record_hidden(model, architecture, pixels.to(model.device, model.dtype)) for pixels in pixel_batches
+        record_hidden(model, architecture, pixels.to(model.device, model.dtype)) for pixels in calibration_images
     ]
     # Of what a block is given, only hidden states depend on the images: one image shows the rest.
-    calls = record_calls(model, architecture, pixel_batches[0][:1].to(model.device, model.dtype))
+    calls = record_calls(model, architecture, calibration_images[0][:1].to(model.device, model.dtype))
     variants: Variants = {}
     with progress_bar(len(architecture.blocks), description, "block") as bar:
         for block in architecture.blocks:
@@ -131,7 +133,7 @@ def _calibrate_blocks(
                 variants[unit] = {bits: {name: convert(part) for name, part in row[bits].items()} for bits in row}
             return_freed_memory()
             bar.update()
-    calibrate_heads(quantized, architecture, calls, pixel_batches[0][:1], hidden, wanted.options.arithmetic)
+    calibrate_heads(quantized, architecture, calls, calibration_images[0][:1], hidden, wanted.options.arithmetic)
     return variants
 
 
@@ -191,12 +193,14 @@ def _calibrate_matmuls(run: BlockRun, wanted: _Wanted, replay: Replay) -> Varian
     }
 
 
-def _split_batches(stem: nn.Module, pixel_batches: Sequence[Tensor]) -> list[Tensor]:
+def _split_batches(stem: nn.Module, calibration_images: Sequence[Tensor]) -> list[Tensor]:
     """Return the images in even batches, of which the patch embedding puts out at most LARGEST_BATCH values."""
     assert isinstance(stem, nn.Conv2d)
-    height, width = pixel_batches[0].shape[-2:]
+    height, width = calibration_images[0].shape[-2:]
     values = stem.out_channels * (height // stem.stride[0]) * (width // stem.stride[1])
-    return [part for batch in pixel_batches for part in batch.chunk(math.ceil(len(batch) * values / LARGEST_BATCH))]
+    return [
+        part for batch in calibration_images for part in batch.chunk(math.ceil(len(batch) * values / LARGEST_BATCH))
+    ]
 
 
 def _attach_attention(quantized: PreTrainedModel, architecture: Architecture) -> None:

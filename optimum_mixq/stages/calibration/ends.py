@@ -14,11 +14,11 @@ from optimum_mixq.quant.layers import QuantConv2d, QuantLinear
 from optimum_mixq.stages.calibration.observers import RowObserver, minmax_grid, minmax_weight_grid
 
 
-def calibrate_stem(model: PreTrainedModel, architecture: Architecture, pixel_batches: Sequence[Tensor]) -> None:
+def calibrate_stem(model: PreTrainedModel, architecture: Architecture, calibration_images: Sequence[Tensor]) -> None:
     """Quantize the patch embedding, from images (B, C, H, W)."""
     stem = model.get_submodule(architecture.stem)
     observer = RowObserver(architecture.stem)
-    for pixels in pixel_batches:
+    for pixels in calibration_images:
         observer.observe(pixels.to(model.device).permute(0, 2, 3, 1))
     input_grid = minmax_grid(observer.result(), STEM_AND_HEAD_BITS)
     weight_grid = minmax_weight_grid(stem.weight.flatten(1), STEM_AND_HEAD_BITS)
