@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -247,19 +247,20 @@ class Measurements:
         sizes = [len(batch) for batch in self.measurement_images]  # the sums grow batch by batch
         file = self._file("sensitivity", {**marks, "steps": str((candidates, sizes))})
         baseline = Bits(config.baseline, config.baseline)
+        calibrate_candidates = partial(self._calibrate_candidates, again=file is not None and file.exists())
         inputs = SensitivityInputs(
-            self.model, self.measurement_images, baseline, candidates, self._calibrate_candidates, config.metric,
+            self.model, self.measurement_images, baseline, candidates, calibrate_candidates, config.metric,
             config.temperature, config.seed, progress_file=file,
         )  # fmt: skip
         with threads_for(self.model):
             return measure_sensitivity(inputs, config.sensitivity, marks)
 
-    def _calibrate_candidates(self, candidates: Sequence[Bits]) -> tuple[PreTrainedModel, Variants]:
+    def _calibrate_candidates(self, candidates: Sequence[Bits], again: bool) -> tuple[PreTrainedModel, Variants]:
         """Return the packed model at the baseline's bits, and what stands for its units at the candidates'."""
         uniform = BitPlan.uniform(self.model, self.config.baseline)
         baseline, variants = calibrate_variants(
             self.model, uniform, self.calibration_images, self.config, candidates, pack_layer,
-            "Calibrating all candidate bits",
+            "Calibrating all candidate bits" + (" again, to go on" if again else ""),
         )  # fmt: skip
         return pack(baseline), variants
 

@@ -96,3 +96,12 @@ def test_plans_with_the_same_bits_are_packed_once(monkeypatch):
     plan, _ = pipeline.compare_plans(measured, plans)
     assert len(calls) == 2 and plan.provenance["compared"]["one"] == plan.provenance["compared"]["same"]
     assert plan.provenance["chosen"] == "one" and plan.bits == plans["one"].bits
+
+
+def test_a_run_that_goes_on_says_why_candidates_are_calibrated_again(monkeypatch, tmp_path):
+    model, told = make_model("vit"), []
+    original = pipeline.calibrate_variants
+    monkeypatch.setattr(pipeline, "calibrate_variants", lambda *given: told.append(given[-1]) or original(*given))
+    for _ in range(2):
+        _ = Measurements(model, *images_of(model), CONFIG, tmp_path).sensitivity
+    assert told == ["Calibrating all candidate bits", "Calibrating all candidate bits again, to go on"]
