@@ -9,7 +9,10 @@ from optimum_mixq.stages.sensitivity.registry import SensitivityInputs, method_o
 def measure_sensitivity(
     inputs: SensitivityInputs, method: str = "measured", fingerprint: dict[str, str] | None = None
 ) -> SensitivityTable:
-    """Return the table that a method measures; `fingerprint` saves the time to make it again."""
+    """Return the table that a method measures, with the fingerprint of what it depends on.
+
+    Without one it is made from the inputs, which do not say how `inputs.calibrate` works.
+    """
     if not inputs.batches:
         raise ValueError("There are no images to measure sensitivity on.")
     known = metric_names(method)
@@ -21,7 +24,7 @@ def measure_sensitivity(
 
 
 def mark_sensitivity(inputs: SensitivityInputs, method: str = "measured") -> dict[str, str]:
-    """Return a fingerprint of the weights, the images and all else that the table depends on."""
+    """Return a fingerprint of the weights, the images and all else that the inputs say."""
     names = ("baseline", "metric", "temperature", "seed")
-    settings = {**inputs.settings, "method": method, **{name: getattr(inputs, name) for name in names}}
+    settings = {"method": method, **{name: getattr(inputs, name) for name in names}}
     return fingerprint_inputs(inputs.model, inputs.batches, settings)

@@ -7,9 +7,9 @@ worse some logits are than others; the method that swaps variants asks it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -27,7 +27,7 @@ Calibrate = Callable[[Sequence[Bits]], tuple[PreTrainedModel, Variants]]
 
 @dataclass(frozen=True)
 class SensitivityInputs:
-    """All that a method may use. `settings` are what `calibrate` works with: they go into the fingerprint."""
+    """All that a method may use."""
 
     model: PreTrainedModel  # the float model
     batches: Sequence[Batch]  # the images to measure on
@@ -37,7 +37,6 @@ class SensitivityInputs:
     metric: str = "shift"
     temperature: float = 1.0
     seed: int = 0
-    settings: Mapping[str, Any] = field(default_factory=dict)
     progress_file: Path | None = None
 
 
