@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Unit
-from optimum_mixq.artifacts import Bits
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize
 from optimum_mixq.quant.log_grid import quantized_softmax
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
 from optimum_mixq.stages.sensitivity.registry import Variants
+from optimum_mixq.utils.bits import Bits
 
 
 # The change of a layer's weight (O, C), and that of its bias (O,).

@@ -14,9 +14,10 @@ from typing import ClassVar, TypeVar
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.artifacts import Bits, SensitivityTable
+from optimum_mixq.artifacts import SensitivityTable
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.tasks import Task
+from optimum_mixq.utils.bits import Bits
 
 
 # Modules that take the place of a unit's own, by unit, bits and module name.
