@@ -33,6 +33,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.pixel_values)
 
+    def split(self, images: int) -> "list[Batch]":
+        """Return the batch in parts of that many images; the last may have fewer."""
+        starts = range(0, len(self), images)
+        return [self._part(slice(start, start + images)) for start in starts]
+
+    def _part(self, rows: slice) -> "Batch":
+        labels = None if self.labels is None else self.labels[rows]
+        return Batch(self.pixel_values[rows], labels, self.fingerprints[rows])
+
 
 @dataclass(frozen=True)
 class Images:

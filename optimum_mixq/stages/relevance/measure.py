@@ -51,7 +51,7 @@ def measure_relevance(
     totals, count = torch.zeros(len(units), dtype=torch.float64), 0
     drift: dict[str, float] = {block.name: 0.0 for block in architecture.blocks}
     bar = progress_bar(images, "Relevance", "image")
-    for batch in (part for whole in batches for part in _split(whole)):
+    for batch in (part for whole in batches for part in whole.split(IMAGES_AT_ONCE)):
         scores, errors = _measure_batch(model, architecture, batch, way, stabiliser)
         table = torch.stack([scores[name] for name in units])  # (units, B)
         table = table / table.sum(0).clamp(min=torch.finfo(table.dtype).tiny)
@@ -77,12 +77,6 @@ def explain(model: PreTrainedModel, pixel_values: Tensor, labels: Tensor | None 
         logits = model(pixel_values=pixels).logits
     (relevance,) = torch.autograd.grad(logits, pixels, _start(model, logits, labels))
     return relevance.sum(1)
-
-
-def _split(batch: Batch) -> Iterator[Batch]:
-    labels = None if batch.labels is None else batch.labels.split(IMAGES_AT_ONCE)
-    for number, pixels in enumerate(batch.pixel_values.split(IMAGES_AT_ONCE)):
-        yield Batch(pixels, None if labels is None else labels[number], ())
 
 
 def _measure_batch(

@@ -20,11 +20,12 @@ from optimum_mixq.artifacts import BitPlan, SensitivityTable
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.packing import pack, pack_layer
-from optimum_mixq.stages.sensitivity import gradients
+from optimum_mixq.stages.sensitivity import gradients, traced
 from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
-from optimum_mixq.stages.sensitivity.gradients import draw_signs, find_effects, join_effects
+from optimum_mixq.stages.sensitivity.gradients import find_effects, join_effects
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
+from optimum_mixq.stages.sensitivity.traced import draw_signs
 from optimum_mixq.stages.sensitivity.traces import trace_units
 from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.bits import Bits
@@ -102,7 +103,10 @@ def check_against_divergence(model, signs, temperature):
     pixels, task = random_pixels(model, signs.shape[1]).double(), task_of(model)
     reference = model(pixel_values=pixels).logits
     found = {}
-    for traces in trace_units(model, architecture, pixels, signs.to(pixels.device), temperature):
+    signs = signs.to(pixels.device)
+    for traces in trace_units(
+        model, architecture, pixels, lambda logits: [task.probe(logits, row, temperature) for row in signs]
+    ):
         for unit in architecture.units:
             if unit.name in traces:
                 change = change_of(model, unit)
@@ -234,7 +238,7 @@ def test_products_cost_nothing_where_only_weights_have_other_bits(vit):
 def test_groups_and_batches_of_other_sizes_give_the_same_table(name, monkeypatch):
     whole = table_of(make_model(name))
     numbers = 3 * 17 * 24 if name == "vit" else 3 * 256 * 8
-    monkeypatch.setattr(gradients, "TRACED_NUMBERS", numbers)  # three images at once
+    monkeypatch.setattr(traced, "TRACED_NUMBERS", numbers)  # three images at once
     monkeypatch.setattr(gradients, "CACHED_NUMBERS", 1)
     parts = table_of(make_model(name), batch=7)
     assert parts.fingerprint == whole.fingerprint
@@ -252,9 +256,9 @@ def test_the_model_is_left_as_it_is(vit):
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_table(vit, tmp_path, monkeypatch):
-    monkeypatch.setattr(gradients, "TRACED_NUMBERS", 2 * 17 * 24)  # two images at once
+    monkeypatch.setattr(traced, "TRACED_NUMBERS", 2 * 17 * 24)  # two images at once
     whole, path = table_of(vit), tmp_path / "sensitivity.json"
-    calls, original = [], gradients._Measurement._measure_group
+    calls, original = [], traced._Measurement._measure_group
 
     def dies(*arguments):
         calls.append(1)
@@ -262,7 +266,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(vit, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(gradients._Measurement, "_measure_group", dies)
+    monkeypatch.setattr(traced._Measurement, "_measure_group", dies)
     with pytest.raises(KeyboardInterrupt):
         table_of(vit, progress_file=path)
     assert json.loads(path.read_text())["done"] == [[0], [1]]
@@ -301,9 +305,9 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from conftest import make_model
-from optimum_mixq.stages.sensitivity import gradients
+from optimum_mixq.stages.sensitivity import traced
 from stages.sensitivity.test_gradients import table_of
-gradients.TRACED_NUMBERS = 2 * 17 * 24
+traced.TRACED_NUMBERS = 2 * 17 * 24
 table = table_of(make_model("vit"), images=6)
 from accelerate import PartialState
 if PartialState().is_main_process:
