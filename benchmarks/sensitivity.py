@@ -82,6 +82,8 @@ class Run:
         self.judges = subject.evaluation[half : half + arguments.judges]
         self.reference = logits_of(subject.model, self.judges)
         self.float_logits = logits_of(subject.model, pixels)
+        if arguments.work is not None:
+            arguments.work.mkdir(parents=True, exist_ok=True)
         self.base = {"model": subject.name, "seed": seed, "images": len(pixels), "machine": machine()}
         self.known = {(r["target"], r["bits"]): r for r in read_results(FILE) if self._is_own(r) and "kl" in r}
 

@@ -247,6 +247,17 @@ def test_groups_and_batches_of_other_sizes_give_the_same_table(name, monkeypatch
         assert parts.table[unit] == pytest.approx(row, rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_products_in_bfloat16_give_the_same_damages_to_a_percent_or_two(name, monkeypatch):
+    tables = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(gradients, "dtype_of_products", lambda _, dtype=dtype: dtype)
+        tables.append(table_of(make_model(name)).table)
+    assert tables[0] != tables[1]
+    for unit, row in tables[0].items():
+        assert tables[1][unit] == pytest.approx(row, rel=0.03), unit
+
+
 def test_the_model_is_left_as_it_is(vit):
     before = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
     attention, wanted = vit.config._attn_implementation, [p.requires_grad for p in vit.parameters()]
