@@ -33,7 +33,8 @@ class MixQConfig(QuantizationConfigMixin):
         relevance_stabiliser: share of absolute contributions that is added to sums whose terms may cancel; 0 is the
             rule of the reference implementation.
         sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it, "gradient"
-            takes a few backward passes instead.
+            takes a few backward passes instead. "fisher", "hawq" and "first-order" are other metrics from such passes,
+            to compare with.
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
             "cross_entropy" or "accuracy".
         temperature: what logits are divided by for "shift" and "kl", and to compare plans: at 1 the few images that

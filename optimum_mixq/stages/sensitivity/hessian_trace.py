@@ -42,10 +42,12 @@ class HessianTrace(TracedMethod):
         found = {}
         for bits, change in changes.items():
             total = trace.operands[0].values.new_zeros(images, dtype=torch.float64)
-            for rounding, operand, mean in zip(change.operands or (), trace.operands, of_operands, strict=False):
-                total += mean * rounding(operand.values).reshape(images, -1).square().sum(1).double()
-            for (weight, _), mean in zip(change.layers() if change.layers else (), of_weights, strict=True):
-                total += mean * weight.square().sum().double()
+            if change.operands:
+                for rounding, operand, mean in zip(change.operands, trace.operands, of_operands, strict=True):
+                    total += mean * rounding(operand.values).reshape(images, -1).square().sum(1).double()
+            if change.layers:
+                for (weight, _), mean in zip(change.layers(), of_weights, strict=True):
+                    total += mean * weight.square().sum().double()
             found[bits] = total / 2
         return found
 
