@@ -26,17 +26,20 @@ from mixed_precision import random_plan
 from torch import Tensor
 
 from optimum_mixq import DEMO_MODELS
+from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import BitPlan, LayerRelevance
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import Measurements, quantize_model
 from optimum_mixq.stages.allocation.propose import best_plan, ignore_sensitivity
-from optimum_mixq.stages.relevance.measure import measure_relevance
+from optimum_mixq.stages.relevance.measure import IMAGES_AT_ONCE, measure_shares
+from optimum_mixq.stages.relevance.scores import require_score
 from optimum_mixq.stages.sensitivity import method_names
 from optimum_mixq.tasks import task_of
 
 
 FILE = "sensitivity.jsonl"
+MULTIPLIED = ("gradient", "measured")  # the scores that are multiplied by relevance
 DEFAULT = "1e-02 mean"  # of relevance: its stabiliser, and how images are summed up
 KINDS_OF_RELEVANCE = [
     f"{stabiliser:.0e} {kind}" for stabiliser in (0, 1e-6, 1e-4, 1e-2) for kind in ("mean", "median")
@@ -100,8 +103,8 @@ class Run:
             self._judge(target, "uniform", BitPlan.uniform(self.subject.model, target))
             for method, table in found.items():
                 self._judge(target, f"{method}, alone", best_plan(None, table, costs, options))
-                for kind, relevance in relevances.items() if method in ("gradient", "measured") else ():
-                    for alpha in (0.5, 1.0):
+                for kind, relevance in relevances.items() if method in MULTIPLIED else ():
+                    for alpha in (0.5, 1.0) if kind == DEFAULT else (1.0,):
                         plan = best_plan(relevance, table, costs, replace(options, alpha=alpha))
                         self._judge(target, f"{method} x relevance^{alpha:g}, {kind}", plan)
             for kind, relevance in relevances.items():
@@ -122,14 +125,16 @@ class Run:
 
     def _relevances(self) -> dict[str, LayerRelevance]:
         """Return mean and median over images of what each stabiliser gives."""
-        found = {}
+        model, found = self.subject.model, {}
+        architecture = describe(model)
+        parts = [part for batch in self.images for part in batch.split(IMAGES_AT_ONCE)]
         for text, kinds in itertools.groupby(self.arguments.relevances, lambda kind: kind.split()[0]):
-            singles = [Batch(image[None], None, ()) for batch in self.images for image in batch.pixel_values]
-            scores = [measure_relevance(self.subject.model, [one], stabiliser=float(text)).scores for one in singles]
+            way, stabiliser = require_score("absolute"), float(text)
+            table = torch.cat([measure_shares(model, architecture, part, way, stabiliser)[0] for part in parts], 1)
             for kind in kinds:
-                summed = statistics.median if kind.endswith("median") else statistics.fmean
-                shares = {unit: summed([score[unit] for score in scores]) for unit in scores[0]}
-                found[kind] = LayerRelevance(shares, 0.0, len(singles), "absolute")
+                summed = table.median(1).values if kind.endswith("median") else table.mean(1)
+                shares = dict(zip((unit.name for unit in architecture.units), summed.tolist(), strict=True))
+                found[kind] = LayerRelevance(shares, 0.0, table.shape[1], "absolute")
         return found
 
     def _judge(self, target: int, name: str, plan: BitPlan) -> None:
@@ -181,11 +186,8 @@ def table_of_scores() -> str:
 def table_of_relevances() -> str:
     """Return a row for each stabiliser and way to sum up images: relevance alone, and as a factor."""
     ratios = read_ratios()
-    names = {
-        kind: ["relevance", "gradient x relevance^0.5", "gradient x relevance^1", "measured x relevance^1"]
-        for kind in KINDS_OF_RELEVANCE
-    }
-    lines = ["| stabiliser | alone | gradient x its root | gradient x it | measured x it |", "|---|---|---|---|---|"]
+    names = {kind: ["relevance", "gradient x relevance^1", "measured x relevance^1"] for kind in KINDS_OF_RELEVANCE}
+    lines = ["| stabiliser | alone | gradient x it | measured x it |", "|---|---|---|---|"]
     for kind, plans in names.items():
         found = [[ratio for key, ratio in ratios.items() if key[0] == f"{plan}, {kind}"] for plan in plans]
         if all(found):
@@ -196,7 +198,7 @@ def table_of_relevances() -> str:
 def read_ratios() -> dict[tuple[str, str, int, int], float]:
     """Return KL as a multiple of uniform's, by (plan, model, target, seed); with the plans that comparing keeps."""
     rows = {(r["plan"], r["model"], r["target"], r["seed"]): r for r in read_results(FILE) if "plan" in r}
-    for method in ("gradient", "measured"):
+    for method in MULTIPLIED:
         for key in {key[1:] for key in rows if key[0] == f"{method}, alone"}:
             names = [f"{method} x relevance^{alpha}, {DEFAULT}" for alpha in ("1", "0.5")]
             names += [f"{method}, alone", f"relevance, {DEFAULT}", "uniform"]
