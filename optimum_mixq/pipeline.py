@@ -20,7 +20,7 @@ from optimum_mixq.integration.record import write_record
 from optimum_mixq.stages.allocation.candidates import measured_bits, require_plan_exists
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.allocation.halves import add_certainty
-from optimum_mixq.stages.allocation.propose import best_plans_of_averages, propose_plans
+from optimum_mixq.stages.allocation.propose import best_plans_of_averages, objectives, propose_plans
 from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
 from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
@@ -148,7 +148,7 @@ def choose(measured: "Measurements") -> Choice:
         if len(plans) > 1:
             plan, packed = compare_plans(measured, plans)
             name = plan.provenance["chosen"]
-        plan = add_certainty(name, plan, relevance, sensitivity, measured.costs, options)
+        plan = add_certainty(plan, relevance, sensitivity, measured.costs, objectives(options).get(name))
     return Choice(plan, relevance, sensitivity, packed)
 
 

@@ -9,7 +9,7 @@ from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, Un
 from optimum_mixq.config import BudgetOptions
 from optimum_mixq.stages.allocation.allocate import combine_scores
 from optimum_mixq.stages.allocation.candidates import candidate_bits
-from optimum_mixq.stages.allocation.propose import best_plan, objectives
+from optimum_mixq.stages.allocation.propose import best_plan
 from optimum_mixq.utils.bits import Bits
 
 
@@ -54,24 +54,22 @@ def compare_halves(
 
 
 def add_certainty(
-    name: str,
     plan: BitPlan,
-    relevance: LayerRelevance,
+    relevance: LayerRelevance | None,
     sensitivity: SensitivityTable,
     costs: UnitCosts,
-    options: BudgetOptions,
+    options: BudgetOptions | None,
 ) -> BitPlan:
-    """Return one of `propose_plans` by its name, with what the table tells of it in its provenance.
+    """Return the plan with what the table tells of it in its provenance.
 
-    "predicted" holds its damage and standard error, "halves" how the plans of half the images compare. The latter is
-    left out where sensitivity did not choose the bits.
+    "predicted" holds its damage and standard error, "halves" how the plans of half the images compare. `options` are
+    those whose objective the plan is best by; without them sensitivity did not choose it, and "halves" is left out.
     """
     provenance = dict(plan.provenance)
     if all(sensitivity.tells(unit, bits) for unit, bits in plan.bits.items()):
         damage, error = sensitivity.plan_damage(plan.bits)
         provenance["predicted"] = {"damage": damage, "standard_error": error}
-    objective = objectives(options).get(name)
-    halves = None if objective is None else compare_halves(plan, relevance, sensitivity, costs, objective)
+    halves = None if options is None else compare_halves(plan, relevance, sensitivity, costs, options)
     if halves is not None:
         provenance["halves"] = asdict(halves) | {"other_units": list(halves.other_units)}
     return replace(plan, provenance=provenance)

@@ -9,7 +9,7 @@ from optimum_mixq import MixQConfig
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.stages.allocation.candidates import candidate_bits
 from optimum_mixq.stages.allocation.halves import add_certainty, compare_halves
-from optimum_mixq.stages.allocation.propose import best_plan, propose_plans
+from optimum_mixq.stages.allocation.propose import best_plan, objectives, propose_plans
 
 
 UNITS = ("blocks.0.fc1", "blocks.0.fc2", "blocks.1.fc1")
@@ -79,7 +79,7 @@ def test_a_table_without_halves_tells_nothing_of_them():
     table = table_of((10, 1, 2), (1, 1.5, 4), halves=None)
     plan = best_plan(None, table, COSTS, OPTIONS)
     assert compare_halves(plan, None, table, COSTS, OPTIONS) is None
-    provenance = add_certainty("alpha 1", plan, RELEVANCE, table, COSTS, OPTIONS).provenance
+    provenance = add_certainty(plan, RELEVANCE, table, COSTS, OPTIONS).provenance
     assert "halves" not in provenance and provenance["predicted"]["standard_error"] is None
 
 
@@ -87,7 +87,7 @@ def test_bits_that_an_override_fixes_need_no_damage():
     table, options = table_of((10, 1, 2), (1, 1.5, 4)), replace(OPTIONS, overrides={"*.fc2": 7}, bits=5)
     plan = best_plan(RELEVANCE, table, COSTS, options)
     assert (7, 7) not in candidate_bits(options, COSTS)["blocks.0.fc2"]
-    provenance = add_certainty("alpha 1", plan, RELEVANCE, table, COSTS, options).provenance
+    provenance = add_certainty(plan, RELEVANCE, table, COSTS, options).provenance
     assert "predicted" not in provenance and provenance["halves"]["images"] == 64
 
 
@@ -95,7 +95,7 @@ def test_a_plan_says_what_it_was_sure_of(tmp_path):
     options = replace(OPTIONS, compare=True)
     table = table_of((10, 1, 2), (1, 1.5, 4), errors=rows_of((1, 1, 1)))
     told = {
-        name: add_certainty(name, plan, RELEVANCE, table, COSTS, options)
+        name: add_certainty(plan, RELEVANCE, table, COSTS, objectives(options).get(name))
         for name, plan in propose_plans(RELEVANCE, table, COSTS, options).items()
     }
     assert [name for name, plan in told.items() if "halves" in plan.provenance] == ["alpha 1", "alpha 0", "alpha 0.5"]
