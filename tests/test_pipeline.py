@@ -11,6 +11,8 @@ from optimum_mixq.images import fingerprints
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import Measurements, choose, choose_plan, finish_choice, quantize_model
 from optimum_mixq.stages.allocation import costs
+from optimum_mixq.stages.allocation.halves import add_certainty
+from optimum_mixq.stages.allocation.propose import objectives
 
 
 CONFIG = MixQConfig(bits=4, candidate_bits=(3, 4, 5), sensitivity_samples=4)
@@ -86,6 +88,19 @@ def test_what_was_packed_to_be_compared_is_the_model_that_its_plan_gives(name):
     pixels = random_pixels(model, 3, seed=2)
     with torch.inference_mode():
         assert torch.equal(found(pixel_values=pixels).logits, expected(pixel_values=pixels).logits)
+
+
+@pytest.mark.parametrize("compare", [True, False])
+def test_a_chosen_plan_says_how_sure_it_is_of_the_objective_that_chose_it(compare):
+    model = make_model("vit")
+    measured = Measurements(model, *images_of(model), replace(CONFIG, compare=compare, alpha=0.25))
+    plan = choose(measured).plan
+    found, (damage, error) = plan.provenance, measured.sensitivity.plan_damage(plan.bits)
+    assert found["predicted"] == {"damage": damage, "standard_error": error} and 0 < error < damage
+    objective = objectives(measured.config.budget).get(found.get("chosen", "alpha 0.25"))
+    bare = BitPlan(plan.bits)
+    certain = add_certainty(bare, measured.relevance, measured.sensitivity, measured.costs, objective).provenance
+    assert found.get("halves") == certain.get("halves") and ("halves" in found) == (objective is not None)
 
 
 def test_plans_with_the_same_bits_are_packed_once(monkeypatch):

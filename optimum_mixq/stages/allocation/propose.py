@@ -24,14 +24,18 @@ def best_plan(
     return allocate(scores, costs, budget, options.overrides, options.exclude, solver=options.solver)
 
 
+def objectives(options: BudgetOptions) -> dict[str, BudgetOptions]:
+    """Return the options with each exponent of relevance that they compare, by the names of the best plans."""
+    alphas = (options.alpha, *OTHER_ALPHAS) if options.compare else (options.alpha,)
+    return {f"alpha {alpha:g}": replace(options, alpha=alpha) for alpha in dict.fromkeys(alphas)}
+
+
 def propose_plans(
     relevance: LayerRelevance, sensitivity: SensitivityTable, costs: UnitCosts, options: BudgetOptions
 ) -> dict[str, BitPlan]:
     """Return the plans that may be the best: of the options' objective, and with `compare` of others too."""
-    alphas = (options.alpha, *OTHER_ALPHAS) if options.compare else (options.alpha,)
     plans = {
-        f"alpha {alpha:g}": best_plan(relevance, sensitivity, costs, replace(options, alpha=alpha))
-        for alpha in dict.fromkeys(alphas)
+        name: best_plan(relevance, sensitivity, costs, objective) for name, objective in objectives(options).items()
     }
     if not options.compare:
         return plans

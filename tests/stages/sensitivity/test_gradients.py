@@ -222,6 +222,9 @@ def test_groups_and_batches_of_other_sizes_give_the_same_table(name, monkeypatch
     for unit, row in whole.table.items():
         # In another last digit a number may fall on the other side of a rounding boundary.
         assert parts.table[unit] == pytest.approx(row, rel=0.05)
+        assert parts.errors[unit] == pytest.approx(whole.errors[unit], rel=0.05, abs=1e-9)
+        for half, other in zip(parts.halves, whole.halves, strict=True):
+            assert half[unit] == pytest.approx(other[unit], rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
@@ -311,5 +314,9 @@ def test_two_processes_give_the_table_of_one(vit, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     together = SensitivityTable.load(output)
-    for unit, row in table_of(vit, images=6).table.items():
+    alone = table_of(vit, images=6)
+    for unit, row in alone.table.items():
         assert together.table[unit] == pytest.approx(row, rel=0.05)
+        assert together.errors[unit] == pytest.approx(alone.errors[unit], rel=0.05, abs=1e-9)
+        for half, other in zip(together.halves, alone.halves, strict=True):
+            assert half[unit] == pytest.approx(other[unit], rel=0.05)
