@@ -169,6 +169,7 @@ WRONG_OPTIONS = {
     "arithmetic": ("fast", None, 1, ["column"]),
     "score": ("", None, 1, "Absolute"),
     "relevance_stabiliser": (-1, *NO_NUMBER),
+    "relevance_samples": (0, -1, 2.5, "64", None, True),
     "rounder": ("", "guessed", 1, True),
     "metric": ("KL", None, 1),
     "sensitivity": ("guessed", None, 1),

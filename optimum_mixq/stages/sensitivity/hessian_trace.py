@@ -61,5 +61,8 @@ def _mean_trace(operand: Traced, images: int) -> Tensor:
 def _mean_trace_of_weight(inputs: Tensor, output: Traced, images: int) -> Tensor:
     """Return the mean over a weight's numbers and the probes of squared gradients (images,), in float64."""
     numbers = output.values.shape[-1] * inputs.shape[-1]
-    parts = [products.square().sum((2, 3)).double() for _, products in weight_gradients(inputs, output, images)]
+    parts = [
+        products.to(inputs.dtype).square().sum((2, 3)).double()
+        for _, products in weight_gradients(inputs, output, images)
+    ]
     return torch.stack(parts).sum(0).mean(1) / numbers

@@ -18,7 +18,8 @@ from optimum_mixq.architectures.replay import record_hidden
 from optimum_mixq.artifacts import SensitivityTable
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
-from optimum_mixq.stages.sensitivity.progress import Progress, Sums
+from optimum_mixq.stages.sensitivity.moments import Sums, make_table, sum_images
+from optimum_mixq.stages.sensitivity.progress import Progress
 from optimum_mixq.stages.sensitivity.registry import Method, SensitivityInputs
 from optimum_mixq.stages.sensitivity.traces import UnitTrace, trace_units
 from optimum_mixq.tasks import Task, task_of
@@ -71,7 +72,7 @@ def draw_signs(images: int, outputs: int, probes: int, seed: int) -> Tensor:
 
 
 class _Measurement:
-    """One table: the sums of damages over images, a few images at a time."""
+    """One table: the moments of damages over images, a few images at a time."""
 
     def __init__(self, method: TracedMethod, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> None:
         self.method, self.inputs, self.fingerprint = method, inputs, fingerprint
@@ -93,9 +94,10 @@ class _Measurement:
         with progress_bar(total, "Sensitivity", "image", self.progress.rank == 0, done) as bar:
             for number in mine:
                 if not self.progress.is_done(number):
-                    self.progress.add(self._measure_group(self.groups[number], signs[number]), number)
-                    bar.update(len(self.groups[number]))
-        return self._make_table(self.progress.gather())
+                    first = sum(sizes[:number])
+                    self.progress.add(self._measure_group(self.groups[number], signs[number], first), number)
+                    bar.update(sizes[number])
+        return self._make_table(self.progress.gather(), sum(sizes))
 
     def _try_one_image(self) -> tuple[int, int]:
         """Return the number of the model's outputs, and that of images to trace at once."""
@@ -105,8 +107,8 @@ class _Measurement:
             numbers = record_hidden(model, self.architecture, image).numel()
             return model(pixel_values=image).logits.shape[-1], max(1, TRACED_NUMBERS // numbers)
 
-    def _measure_group(self, group: Batch, signs: Tensor) -> Sums:
-        """Return the damages, summed over images."""
+    def _measure_group(self, group: Batch, signs: Tensor, first: int) -> Sums:
+        """Return the damages, summed over the images from position `first` on."""
         model, found = self.changes.model, Sums()
         pixels, signs = group.pixel_values.to(model.device, model.dtype), signs.to(model.device, model.dtype)
         labels = None if group.labels is None else group.labels.to(model.device)
@@ -120,17 +122,11 @@ class _Measurement:
                 changes, found[name] = self.changes.of(units[name]), {}
                 if changes:
                     damages = self.method.damages(trace, changes, self.inputs.baseline, len(pixels))
-                    sums = torch.stack(list(damages.values())).sum(1).tolist()
-                    names = [str(Bits(*bits)) for bits in damages]
-                    found[name] = dict(zip(names, sums, strict=True))
+                    rows = torch.stack(list(damages.values())).cpu()  # (bits, images), moved at once
+                    for bits, row in zip(damages, rows, strict=True):
+                        found[name][str(Bits(*bits))] = sum_images(row, first)
         return found
 
-    def _make_table(self, sums: Sums) -> SensitivityTable:
-        count = sum(map(len, self.groups))
-        wanted = {Bits(*bits) for bits in (*self.inputs.candidates, self.inputs.baseline)}
-        table = {}
-        for unit in self.architecture.units:
-            row = {Bits.parse(text): value / count for text, value in sums[unit.name].items()}
-            # A matmul has no weight: where its operands' bits are the baseline's, it is the baseline.
-            table[unit.name] = row | dict.fromkeys(wanted - set(row), 0.0)
-        return SensitivityTable(table, self.inputs.baseline, 0.0, self.inputs.metric, count, self.fingerprint)
+    def _make_table(self, sums: Sums, images: int) -> SensitivityTable:
+        units = [unit.name for unit in self.architecture.units]
+        return make_table(self.inputs, self.fingerprint, sums, units, images)

@@ -222,6 +222,20 @@ def test_groups_and_batches_of_other_sizes_give_the_same_table(name, monkeypatch
     for unit, row in whole.table.items():
         # In another last digit a number may fall on the other side of a rounding boundary.
         assert parts.table[unit] == pytest.approx(row, rel=0.05)
+        assert parts.errors[unit] == pytest.approx(whole.errors[unit], rel=0.05, abs=1e-9)
+        for half, other in zip(parts.halves, whole.halves, strict=True):
+            assert half[unit] == pytest.approx(other[unit], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_products_in_bfloat16_give_the_same_damages_to_a_percent_or_two(name, monkeypatch):
+    tables = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(gradients, "dtype_of_products", lambda _, dtype=dtype: dtype)
+        tables.append(table_of(make_model(name)).table)
+    assert tables[0] != tables[1]
+    for unit, row in tables[0].items():
+        assert tables[1][unit] == pytest.approx(row, rel=0.03), unit
 
 
 def test_the_model_is_left_as_it_is(vit):
@@ -300,5 +314,9 @@ def test_two_processes_give_the_table_of_one(vit, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     together = SensitivityTable.load(output)
-    for unit, row in table_of(vit, images=6).table.items():
+    alone = table_of(vit, images=6)
+    for unit, row in alone.table.items():
         assert together.table[unit] == pytest.approx(row, rel=0.05)
+        assert together.errors[unit] == pytest.approx(alone.errors[unit], rel=0.05, abs=1e-9)
+        for half, other in zip(together.halves, alone.halves, strict=True):
+            assert half[unit] == pytest.approx(other[unit], rel=0.05)
