@@ -74,7 +74,7 @@ def measure(subject: Subject, seed: int, arguments: argparse.Namespace) -> None:
     widths = sorted({b for target in arguments.targets for b in range(max(2, target - 1), min(8, target + 2) + 1)})
     for method in arguments.methods:
         options = {"candidate_bits": tuple(widths), "seed": seed, "sensitivity": method}
-        measured = Measurements(subject.model, calibration, images, MixQConfig(**options))
+        measured = Measurements(subject.model, calibration, images, MixQConfig(**options), every_image=True)
         started = time.process_time()
         known = Known(sensitivity=measured.sensitivity)
         seconds = time.process_time() - started
