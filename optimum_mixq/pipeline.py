@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures.measuring import on_fitting_threads, threads_for
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.images.batches import Batch, Images
+from optimum_mixq.images.batches import Batch, Images, take_images
 from optimum_mixq.images.fingerprints import digest_inputs, digest_settings, fits, short_digest
 from optimum_mixq.integration.hf_quantizer import attach
 from optimum_mixq.integration.record import write_record
@@ -230,10 +230,10 @@ class Measurements:
             return LayerRelevance.load(file)
         if known is not None and fits("relevance", known.fingerprint, marks):
             return known
-        count = sum(map(len, self.measurement_images))
+        images = take_images(self.measurement_images, self.config.relevance_samples)
         with threads_for(self.model):
             measured = measure_relevance(
-                self.model, self.measurement_images, self.config.score, count, self.config.relevance_stabiliser
+                self.model, images, self.config.score, sum(map(len, images)), self.config.relevance_stabiliser
             )
         relevance = replace(measured, fingerprint=marks)
         if file is not None:

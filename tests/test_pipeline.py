@@ -47,6 +47,7 @@ def test_a_plan_is_chosen_from_one_blank_image_and_one_digest_of_weights_and_ima
         ({}, True, True),
         ({"bits": 5, "alpha": 0.5, "compare": False, "batch_size": 3}, True, True),
         ({"score": "signed"}, False, True),
+        ({"relevance_samples": 3}, False, True),
         ({"ridge": 2.0}, True, False),
         ({"temperature": 1.0}, True, False),
     ],
@@ -115,6 +116,15 @@ def test_the_number_of_probes_is_in_the_fingerprint(monkeypatch):
     assert (
         other is not known.sensitivity and other.fingerprint["settings"] != known.sensitivity.fingerprint["settings"]
     )
+
+
+def test_relevance_is_measured_on_the_first_of_the_images_of_sensitivity():
+    model = make_model("vit")
+    calibration, (batch,) = images_of(model)
+    few = Measurements(model, calibration, [batch], replace(CONFIG, relevance_samples=3)).relevance
+    alone = Measurements(model, calibration, batch.split(3)[:1], CONFIG).relevance
+    assert few.images == 3 and few.scores == alone.scores
+    assert Measurements(model, calibration, [batch], CONFIG).relevance.images == 4
 
 
 def test_every_option_of_calibration_changes_the_fingerprint():

@@ -5,7 +5,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,17 @@ class Batch:
         """Return some of the batch's images."""
         labels = None if self.labels is None else self.labels[rows]
         return Batch(self.pixel_values[rows], labels, self.fingerprints[rows])
+
+
+def take_images(batches: Iterable[Batch], count: int) -> list[Batch]:
+    """Return the first images of the batches, so many of them or all."""
+    taken: list[Batch] = []
+    for batch in batches:
+        left = count - sum(map(len, taken))
+        if left <= 0:
+            break
+        taken.append(batch.split(left)[0])
+    return taken
 
 
 @dataclass(frozen=True)

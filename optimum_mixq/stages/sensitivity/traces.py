@@ -39,6 +39,7 @@ class UnitTrace:
 
     operands: tuple[Traced, ...]  # (..., C) for layers; query and key, or attention weights and value
     outputs: tuple[Traced, ...]  # (..., O) of each layer; none for a matmul
+    weights: tuple[Tensor, ...]  # (O, C) of each layer
 
 
 def trace_units(
@@ -87,7 +88,8 @@ def _trace_block(
     for unit in block.units:
         operands = tuple(Traced(tensor.detach(), next(found)) for tensor in watched[unit.name])
         outputs = tuple(Traced(captured[name][0].detach(), next(found)) for name in unit.modules)
-        traces[unit.name] = UnitTrace(operands, outputs)
+        weights = tuple(model.get_parameter(f"{name}.weight").detach() for name in unit.modules)
+        traces[unit.name] = UnitTrace(operands, outputs, weights)
     watched.clear()
     return traces, before
 

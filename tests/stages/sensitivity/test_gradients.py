@@ -1,6 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import dataclasses
-import itertools
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import PLAIN, make_model, random_pixels
+from small_changes import all_signs, change_of, wave
 from transformers import ViTConfig, ViTForImageClassification
 
 from optimum_mixq import MixQConfig, MixQQuantizer
@@ -21,7 +21,7 @@ from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.packing import pack, pack_layer
 from optimum_mixq.stages.sensitivity import gradients, traced
-from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
+from optimum_mixq.stages.sensitivity.changes import VariantChanges
 from optimum_mixq.stages.sensitivity.gradients import find_effects, join_effects
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
@@ -34,23 +34,6 @@ from optimum_mixq.utils.bits import Bits
 
 APART = ((2, 8), (8, 2), (8, 4))
 TIED = ((2, 2), (4, 4))
-
-
-def wave(values):
-    """Return what stands for the rounding error of a tensor: small, of both signs, and a function of its values."""
-    return 1e-3 * torch.sin(37 * values)
-
-
-def change_of(model, unit):
-    generator = torch.Generator().manual_seed(len(unit.name))
-    layers = []
-    for name in unit.modules:
-        layer = model.get_submodule(name)
-        weight = 1e-3 * torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
-        bias = None if layer.bias is None else 1e-3 * torch.ones_like(layer.bias)
-        layers.append((weight.to(layer.weight.device), bias))
-    operands = [wave] if unit.modules else [wave, wave]
-    return Change((lambda: layers) if layers else None, operands)
 
 
 @contextmanager
@@ -89,12 +72,6 @@ def changed_product(model, unit, sign):
 
     with observed(model, lambda name, _: entered.append(name), attend):
         yield
-
-
-def all_signs(outputs, images):
-    """Return every row of signs there is: the mean over them is exact."""
-    rows = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=outputs)), dtype=torch.float64)
-    return rows[:, None].expand(-1, images, -1)
 
 
 @torch.no_grad()
@@ -249,6 +226,17 @@ def test_groups_and_batches_of_other_sizes_give_the_same_table(name, monkeypatch
         assert parts.errors[unit] == pytest.approx(whole.errors[unit], rel=0.05, abs=1e-9)
         for half, other in zip(parts.halves, whole.halves, strict=True):
             assert half[unit] == pytest.approx(other[unit], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_products_in_bfloat16_give_the_same_damages_to_a_percent_or_two(name, monkeypatch):
+    tables = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(gradients, "dtype_of_products", lambda _, dtype=dtype: dtype)
+        tables.append(table_of(make_model(name)).table)
+    assert tables[0] != tables[1]
+    for unit, row in tables[0].items():
+        assert tables[1][unit] == pytest.approx(row, rel=0.03), unit
 
 
 def test_the_model_is_left_as_it_is(vit):
