@@ -77,7 +77,7 @@ def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: arg
     batches = [Batch(part, None, ()) for part in subject.calibration[-arguments.images :].split(32)]
     widths = sorted({b for target in arguments.targets for b in range(max(2, target - 1), min(8, target + 2) + 1)})
     config = MixQConfig(candidate_bits=tuple(widths), seed=seed)
-    measured = Measurements(subject.model, calibration, batches, config)
+    measured = Measurements(subject.model, calibration, batches, config, every_image=True)
     relevance, started = measured.relevance, time.perf_counter()
     sensitivity = measured.sensitivity
     seconds = time.perf_counter() - started

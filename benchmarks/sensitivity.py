@@ -127,7 +127,9 @@ class Run:
         targets = self.arguments.targets
         widths = {bits for target in targets for bits in range(max(2, target - 1), min(8, target + 2) + 1)}
         config = MixQConfig(candidate_bits=tuple(sorted(widths)), seed=self.seed, sensitivity=method)
-        return Measurements(self.subject.model, self.calibration, self.images, config, self.arguments.work)
+        return Measurements(
+            self.subject.model, self.calibration, self.images, config, self.arguments.work, every_image=True
+        )
 
     def _relevances(self) -> dict[str, LayerRelevance]:
         """Return mean and median over images of what each stabiliser gives."""

@@ -43,7 +43,9 @@ class MixQConfig(QuantizationConfigMixin):
         solver: "highs" or "cbc".
         baseline: uniform bits around which sensitivity is measured: from there one unit at a time goes to each
             candidate.
-        sensitivity_samples: unlabelled images for sensitivity, and to compare plans.
+        sensitivity_samples: unlabelled images to compare plans, and at most as many for sensitivity: from gradients, a
+            plan is chosen on the first 64 of them, or 128 and so on, once their two halves lead to plans that are
+            nearly as good.
         arithmetic: "column" keeps one activation scale per channel and multiplies with an 8-bit operand; "folded" is
             the paper's, where activation scales are absorbed before the weight is rounded, and b-bit codes multiply
             b-bit codes.

@@ -177,7 +177,10 @@ def _add_samples(parser: ArgumentParser) -> None:
         "--calibration-samples", type=parse_count, default=32, help=f"images that set the ranges {DEFAULT}"
     )
     parser.add_argument(
-        "--sensitivity-samples", type=parse_count, default=256, help=f"images that the bits are chosen on {DEFAULT}"
+        "--sensitivity-samples",
+        type=parse_count,
+        default=256,
+        help=f"images that the bits are chosen on, at most {DEFAULT}",
     )
     parser.add_argument("--seed", type=parse_seed, default=0, help=f"draws the images {DEFAULT}")
 
