@@ -21,6 +21,7 @@ from optimum_mixq.architectures.measuring import threads_for
 from optimum_mixq.architectures.rebuilding import require_rebuildable, require_same_shape
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
+from optimum_mixq.export import Exported, export_model
 from optimum_mixq.images.batches import Batch, Images
 from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import Selection, UnseenBatches, watch
@@ -327,6 +328,16 @@ class MixQQuantizer(OptimumQuantizer):
         folder, result = Path(save_dir), self._require_result()
         served = self.selection.served
         save_folder(folder, name or folder.name, result, self.model, self.processor, self.known, served)
+
+    def export(
+        self, target: str, save_dir: str | Path, weights: str = "codes", attention: str = "uniform"
+    ) -> Exported:
+        """Write the packed model for an inference engine, "onnx" or "openvino", run it there, and say how it went.
+
+        `weights` and `attention` are explained in docs/deployment.md. A file that fails its check is not left behind.
+        """
+        result = self._require_result()
+        return export_model(result.model, result.plan, self.processor, target, save_dir, weights, attention)
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> str:
         """Upload the packed model, its image processor, what was measured, and its card; return the address."""

@@ -1,0 +1,106 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""What both engines make of exported files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from exported_models import pack, pixels_for
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.export import tracing
+from optimum_mixq.export.conversion import convert, integer_products
+from optimum_mixq.export.targets import TARGETS
+from optimum_mixq.export.tracing import has_exporters, trace
+from optimum_mixq.export.weights import lay_out_weights
+
+
+@dataclass(frozen=True)
+class Case:
+    """A converted model, and a folder with its file for each target."""
+
+    converted: PreTrainedModel
+    folder: Path
+
+
+CASES = {
+    "ViT, column, mixed plan": ("shallow_vit", "mixed", "column", "codes", "uniform"),
+    "DeiT with two heads, folded, 3 bits": ("shallow_deit_with_teacher", 3, "folded", "codes", "uniform"),
+    "Swin, column, W4A8": ("shallow_swin", (4, 8), "column", "operand", "uniform"),
+    "Swin, folded, 6 bits": ("shallow_swin", 6, "folded", "codes", "logarithmic"),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    name, bits, arithmetic, weights, attention = CASES[request.param]
+    converted = convert(pack(name, bits, arithmetic), attention)
+    program = trace(converted, pixels_for(converted, 2))
+    lay_out_weights(program, converted, weights)
+    folder = tmp_path_factory.mktemp("exported")
+    for target in TARGETS.values():
+        (folder / target.name).mkdir()
+        target.write(program, folder / target.name)
+    return Case(converted, folder)
+
+
+@pytest.fixture(params=sorted(TARGETS))
+def engine(request, case):
+    return TARGETS[request.param].load(case.folder / request.param)
+
+
+def outputs_of(model, pixels):
+    with torch.no_grad():
+        found = model(pixel_values=pixels)
+    return {name: value.numpy() for name, value in found.items() if value is not None}
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_an_engine_puts_out_what_pytorch_does_for_any_batch_size(case, engine, count):
+    pixels = pixels_for(case.converted, count)
+    expected, found = outputs_of(case.converted, pixels), engine.run(pixels.numpy())
+    assert set(found) == set(expected)
+    for name, values in found.items():
+        assert values.shape == (count, 5)
+        # A code that lies between two may go to either: that moves some images a little, and most not at all.
+        distance = np.abs(values - expected[name]).max(-1)
+        assert np.median(distance) < 0.02 * expected[name].std() and distance.max() < 0.3 * expected[name].std()
+
+
+def test_every_quantized_layer_is_a_product_of_8_bit_integers(case, engine):
+    architecture = describe(case.converted)
+    layers = len(architecture.unit_of_module) + len(architecture.heads)
+    assert engine.integer_products() == layers + 3 == integer_products(case.converted)
+
+
+def test_the_file_tells_nothing_of_the_machine_it_was_made_on(case):
+    for file in case.folder.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert not any(word.encode() in content for word in (str(Path.home()), "site-packages", "stack_trace"))
+
+
+def test_clips_stand_before_activations_of_fewer_than_8_bits(case):
+    graph = onnx.load(case.folder / "onnx" / "model.onnx").graph
+    producers = {node.output[0]: node.op_type for node in graph.node}
+    rounded = [producers[node.input[0]] for node in graph.node if node.op_type == "QuantizeLinear"]
+    layers = [module for module in case.converted.modules() if type(module).__name__ == "Rounding"]
+    narrow = sum(module.bits < 8 for module in layers)
+    assert rounded.count("Clip") >= narrow / 3  # of three layers that read one input, one rounds it
+
+
+def test_both_exporters_make_the_same_graph(case, monkeypatch):
+    if not has_exporters() or "ViT" not in type(case.converted).__name__:
+        pytest.skip("one family, where the installed transformers has exporters")
+    monkeypatch.setattr(tracing, "has_exporters", lambda: False)
+    other = trace(case.converted, pixels_for(case.converted, 2))
+    graph = onnx.load(case.folder / "onnx" / "model.onnx").graph
+    kinds = [node.op_type for node in other.graph if node.op_type in ("QuantizeLinear", "Gemm")]
+    written = [node.op_type for node in graph.node if node.op_type in ("QuantizeLinear", "Gemm")]
+    assert kinds == written
+    assert [value.name for value in other.graph.outputs] == [value.name for value in graph.output]
+    assert [value.name for value in other.graph.inputs] == [value.name for value in graph.input]
