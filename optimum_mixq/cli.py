@@ -144,7 +144,7 @@ def run_export(arguments: Namespace) -> None:
     opened = open_folder(arguments.model)
     exported = export_model(
         opened.quantized.model, opened.quantized.plan, opened.processor, arguments.to, arguments.output,
-        arguments.weights, arguments.attention,
+        arguments.weights, arguments.attention, arguments.image_size,
     )  # fmt: skip
     print(exported.describe())
 

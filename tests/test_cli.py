@@ -176,7 +176,8 @@ def test_the_words_of_an_export_are_what_is_registered():
         assert root.parse_args([*words, "onnx", "--weights", layout]).weights == layout
     chosen = root.parse_args([*words, "onnx"])
     defaults = inspect.signature(MixQQuantizer.export).parameters
-    assert (chosen.weights, chosen.attention) == (defaults["weights"].default, defaults["attention"].default)
+    for option in ("weights", "attention", "image_size"):
+        assert getattr(chosen, option) == defaults[option].default
 
 
 def test_training_from_the_shell_says_how_each_epoch_went(tmp_path):

@@ -18,6 +18,8 @@ from optimum_mixq.utils.checks import require_one_of
 
 
 OPERANDS = ("query", "key", "value")
+# From here on equal steps after softmax are as accurate as the model's own grid, and quicker.
+FINE_BITS = 4
 
 
 class ExportAttention(nn.Module, ABC):
@@ -95,10 +97,7 @@ class LogarithmicAttention(ExportAttention):
         scores = torch.matmul(self._integers("query", query, self.qk_bits) * score_scale, keys.transpose(-1, -2))
         if mask is not None:
             scores = scores + mask * steps_per_score
-        # Minus the codes: -floor(x + 1/2) = ceil(-x - 1/2), counted from the row's maximum.
-        exponents = (scores - (scores.amax(-1, keepdim=True) + 0.5)).ceil()
-        powers = torch.exp(exponents * (math.log(2) / steps))
-        powers = torch.where(exponents > -(2**self.av_bits - 1.5), powers, 0.0)  # the last code is zero
+        powers = powers_on_grid(scores, self.av_bits)
         output = torch.matmul(powers, self._integers("value", value, self.av_bits))
         return (output / powers.sum(-1, keepdim=True) * self.value_scale).transpose(1, 2).contiguous()
 
@@ -109,13 +108,14 @@ class LogarithmicAttention(ExportAttention):
 
 
 @register_attention
-class UniformAttention(ExportAttention):
-    """Products of 8-bit integers, and exp(score - row maximum) rounded to 255 equal steps.
+class IntegerAttention(ExportAttention):
+    """Products of 8-bit integers, and exp(score - row maximum) in 255 equal steps between them.
 
+    With few bits these values are on the model's own grid first: its weights were corrected for how coarse that is.
     Rows are divided by the sum of what was rounded, so they sum to one, and the largest weight of each is exact.
     """
 
-    name = "uniform"
+    name = "integer"
     query_factor: Tensor
     score_step: Tensor
 
@@ -136,17 +136,33 @@ class UniformAttention(ExportAttention):
         scores = torch.matmul(queries, keys) * (self.score_step * scaling)
         if mask is not None:
             scores = scores + mask
-        exponentials = torch.exp(scores - scores.amax(-1, keepdim=True))
-        weights = round_to_integers(exponentials, 0, 255, scale=1 / 255)
+        weights = round_to_integers(self.exponentials(scores), 0, 255, scale=1 / 255)
         output = torch.matmul(weights, self._centred("value", value, self.av_bits))
         output = output / weights.sum(-1, keepdim=True) + (2 ** (self.av_bits - 1) - self.value_zero_point)
         return (output * self.value_scale).transpose(1, 2).contiguous()
+
+    def exponentials(self, scores: Tensor) -> Tensor:
+        """Return exp(score - row maximum), with few bits on the logarithmic grid."""
+        if self.av_bits >= FINE_BITS:
+            return torch.exp(scores - scores.amax(-1, keepdim=True))
+        return powers_on_grid(scores * (log_steps(self.av_bits) / math.log(2)), self.av_bits)
 
     def _centred(self, operand: str, values: Tensor, bits: int, transposed: bool = False) -> Tensor:
         """Return code - 2^(bits - 1), which int8 holds at any width."""
         half = 2 ** (bits - 1)
         values = self.in_codes(operand, values) - half
         return round_to_integers(values.transpose(-1, -2) if transposed else values, -half, half - 1)
+
+
+def powers_on_grid(scores: Tensor, bits: int) -> Tensor:
+    """Return exp(score - row maximum) on the logarithmic grid, of scores (..., T) that are counted in its steps.
+
+    The same as `powers_of_steps_` of `quant/log_grid.py`, of operators that both engines have.
+    """
+    # Minus the codes: -floor(x + 1/2) = ceil(-x - 1/2).
+    exponents = (scores - (scores.amax(-1, keepdim=True) + 0.5)).ceil()
+    powers = torch.exp(exponents * (math.log(2) / log_steps(bits)))
+    return torch.where(exponents > -(2**bits - 1.5), powers, 0.0)  # the last code is zero
 
 
 def _score_factor(product_scale: Tensor, zero_point: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from optimum_mixq.architectures.describe import configured_channels, configured_image_size
+from optimum_mixq.architectures.describe import configured_channels, configured_image_size, take_image_size
 from optimum_mixq.artifacts import PLAN_FILE, BitPlan
 from optimum_mixq.export.attention import attention_of
 from optimum_mixq.export.check import Check, check_engine, generated_images
@@ -16,6 +16,7 @@ from optimum_mixq.export.conversion import convert
 from optimum_mixq.export.targets import Target, target_of
 from optimum_mixq.export.tracing import trace
 from optimum_mixq.export.weights import LAYOUTS, lay_out_weights
+from optimum_mixq.images.preparation import with_image_size
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.utils.checks import require_one_of
 from optimum_mixq.utils.folders import appearing_folder, require_empty
@@ -45,11 +46,13 @@ def export_model(
     target: str,
     folder: str | Path,
     weights: str = "codes",
-    attention: str = "uniform",
+    attention: str = "integer",
+    image_size: int | None = None,
 ) -> Exported:
     """Write a packed model for an engine into a new folder, run it there, and return how far it is from PyTorch.
 
-    A file that fails this check is not left behind.
+    `image_size` is the side of the images it will take, instead of those that it is configured for. A file that fails
+    the check is not left behind.
     """
     chosen, output = target_of(target), Path(folder)
     attention_of(attention)
@@ -57,6 +60,10 @@ def export_model(
     chosen.require_packages()
     _require_packed(packed)
     require_empty(output)
+    if image_size is not None:
+        packed = copy.deepcopy(packed)
+        take_image_size(packed, (image_size, image_size))
+        processor = None if processor is None else with_image_size(processor, (image_size, image_size))
     converted = convert(packed, attention)
     pixels = generated_images(CHECKED_IMAGES, configured_channels(packed), configured_image_size(packed))
     program = trace(converted, pixels[:2])

@@ -49,8 +49,8 @@ def test_logarithmic_attention_is_that_of_the_packed_model(qk_bits, av_bits, mas
 
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("by_channel", [True, False])
-@pytest.mark.parametrize(("qk_bits", "av_bits"), [(8, 8), (4, 3), (2, 6)])
-def test_uniform_attention_is_softmax_of_the_rounded_operands(qk_bits, av_bits, by_channel, mask):
+@pytest.mark.parametrize(("qk_bits", "av_bits"), [(8, 8), (4, 4), (2, 6)])
+def test_integer_attention_is_softmax_of_the_rounded_operands(qk_bits, av_bits, by_channel, mask):
     made = quantizer(qk_bits, av_bits, by_channel)
     query, key, value = (
         fake_quantize(values, made.grid(name, bits))
@@ -58,20 +58,28 @@ def test_uniform_attention_is_softmax_of_the_rounded_operands(qk_bits, av_bits, 
     )
     scores = query @ key.transpose(-1, -2) * 0.4 + (0 if mask is None else mask)
     expected = (scores.softmax(-1) @ value).transpose(1, 2)
-    found = attention_of("uniform")(made)(*operands(1), mask, 0.4)
+    found = attention_of("integer")(made)(*operands(1), mask, 0.4)
     assert (found - expected).abs().mean() < 0.02 * expected.std()
 
 
-def test_rows_of_uniform_attention_sum_to_one():
+@pytest.mark.parametrize("av_bits", [2, 3])
+def test_with_few_bits_integer_attention_is_on_the_models_own_grid(av_bits):
+    made = quantizer(4, av_bits)
+    own, found = (attention_of(name)(made)(*operands(1), None, 0.4) for name in ("logarithmic", "integer"))
+    # The grid's powers are rounded to 255 steps, and single scores to another power.
+    assert (own - found).abs().mean() < 0.03 * own.std()
+
+
+def test_rows_of_integer_attention_sum_to_one():
     made = quantizer(8, 8)
     query, key, _ = operands(1)
     constant = torch.full((3, HEADS, TOKENS, SIZE), 0.7)
-    exported = attention_of("uniform")(made)
+    exported = attention_of("integer")(made)
     expected = fake_quantize(constant, made.grid("value", 8)).transpose(1, 2)
     torch.testing.assert_close(exported(query, key, constant, None, 0.4), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["uniform", "logarithmic"])
+@pytest.mark.parametrize("name", ["integer", "logarithmic"])
 def test_operands_may_arrive_in_the_space_of_codes(name):
     made = quantizer(4, 4)
     plain, reading = attention_of(name)(made), attention_of(name)(made)
@@ -86,12 +94,12 @@ def test_operands_may_arrive_in_the_space_of_codes(name):
 
 
 def test_integers_of_a_query_stay_where_a_head_has_one_scale():
-    exported = attention_of("uniform")(quantizer(4, 4, by_channel=False))
+    exported = attention_of("integer")(quantizer(4, 4, by_channel=False))
     assert torch.equal(exported.query_factor, torch.ones_like(exported.query_factor))
     shared = (exported.query_scale * exported.key_scale)[..., :1]
     assert torch.equal(exported.score_step, shared) and math.isfinite(float(shared.sum()))
 
 
 def test_a_name_that_nobody_registered_is_told_the_others():
-    with pytest.raises(ValueError, match=r"Expected attention to be 'logarithmic' or 'uniform', found 'fast'"):
+    with pytest.raises(ValueError, match=r"Expected attention to be 'integer' or 'logarithmic', found 'fast'"):
         attention_of("fast")

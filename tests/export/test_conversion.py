@@ -35,7 +35,7 @@ def test_a_converted_model_is_the_packed_one_up_to_single_codes(name, arithmetic
 
 def test_layernorms_put_out_codes_for_their_readers():
     packed = pack("vit")
-    converted = convert(packed, "uniform")
+    converted = convert(packed, "integer")
     for norm in describe(packed).norms:
         readers = [converted.get_submodule(name) for name in norm.readers]
         assert all(isinstance(layer, ExportLinear) and layer.rounding.multiplier is None for layer in readers)
@@ -43,7 +43,7 @@ def test_layernorms_put_out_codes_for_their_readers():
 
 def test_a_layernorm_before_padding_is_left_alone():
     packed = pack("padded_swin")
-    converted = convert(packed, "uniform")
+    converted = convert(packed, "integer")
     padded = [norm for norm in describe(packed).norms if not norm.shift_foldable]
     assert padded
     for norm in padded:
@@ -56,13 +56,13 @@ def test_readers_with_grids_of_their_own_round_for_themselves():
     packed = pack("vit")
     name = describe(packed).norms[0].readers[1]
     packed.get_submodule(name).mixq_input_zero_point.add_(1)
-    converted = convert(packed, "uniform")
+    converted = convert(packed, "integer")
     assert converted.get_submodule(name).rounding.multiplier is not None
-    assert convert(pack("vit"), "uniform").get_submodule(name).rounding.multiplier is None
+    assert convert(pack("vit"), "integer").get_submodule(name).rounding.multiplier is None
 
 
 def test_a_bfloat16_model_is_converted_in_float32():
     packed = pack("shallow_vit").to(torch.bfloat16)
-    converted = convert(packed, "uniform")
+    converted = convert(packed, "integer")
     assert {parameter.dtype for parameter in converted.parameters()} == {torch.float32}
     assert packed.dtype == torch.bfloat16

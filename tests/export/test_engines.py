@@ -28,9 +28,9 @@ class Case:
 
 
 CASES = {
-    "ViT, column, mixed plan": ("shallow_vit", "mixed", "column", "codes", "uniform"),
-    "DeiT with two heads, folded, 3 bits": ("shallow_deit_with_teacher", 3, "folded", "codes", "uniform"),
-    "Swin, column, W4A8": ("shallow_swin", (4, 8), "column", "operand", "uniform"),
+    "ViT, column, mixed plan": ("shallow_vit", "mixed", "column", "codes", "integer"),
+    "DeiT with two heads, folded, 3 bits": ("shallow_deit_with_teacher", 3, "folded", "codes", "integer"),
+    "Swin, column, W4A8": ("shallow_swin", (4, 8), "column", "operand", "integer"),
     "Swin, folded, 6 bits": ("shallow_swin", 6, "folded", "codes", "logarithmic"),
 }
 

@@ -50,7 +50,7 @@ def graph_of(model):
 def test_operands_made_from_codes_are_those_that_packed_layers_multiply(arithmetic, tmp_path):
     import onnxruntime
 
-    converted = convert(pack("vit", "mixed", arithmetic), "uniform")
+    converted = convert(pack("vit", "mixed", arithmetic), "integer")
     program = graph_of(converted)
     lay_out_weights(program, converted, "codes")
     onnx_ir.save(program, tmp_path / "codes.onnx")
@@ -61,7 +61,7 @@ def test_operands_made_from_codes_are_those_that_packed_layers_multiply(arithmet
 
 
 def test_codes_take_their_own_bits():
-    converted = convert(pack("vit", "mixed"), "uniform")
+    converted = convert(pack("vit", "mixed"), "integer")
     program = graph_of(converted)
     lay_out_weights(program, converted, "codes")
     for name, layer in converted.named_modules():
@@ -76,7 +76,7 @@ def test_codes_take_their_own_bits():
 
 
 def test_a_layout_that_is_unknown_is_told_the_others():
-    converted = convert(pack("shallow_vit"), "uniform")
+    converted = convert(pack("shallow_vit"), "integer")
     assert LAYOUTS == ("codes", "operand")
     with pytest.raises(ValueError, match=r"Expected weights to be 'codes' or 'operand', found 'int4'"):
         lay_out_weights(graph_of(converted), converted, "int4")

@@ -66,8 +66,8 @@ def parse_override(text: str) -> tuple[str, int | tuple[int, int]]:
 
 
 def parse_plan(text: str) -> str:
-    """Return "mixed", "uniform", or the path of a file that exists."""
-    if text in ("mixed", "uniform") or Path(text).is_file():
+    """Return "mixed", "integer", or the path of a file that exists."""
+    if text in ("mixed", "integer") or Path(text).is_file():
         return text
     raise ArgumentTypeError(f"Expected mixed, uniform or the file of a plan; there is no file '{text}'.")
 
@@ -324,9 +324,12 @@ class MixQExportCommand(_MixQSubcommand):
             help=f"as small as their bits, or 8 bits as they are multiplied, which loads faster {DEFAULT}",
         )  # fmt: skip
         parser.add_argument(
-            "--attention", choices=["uniform", "logarithmic"], default="uniform",
-            help=f"8-bit integers throughout, or the model's own grid after softmax {DEFAULT}",
+            "--attention", choices=["integer", "logarithmic"], default="integer",
+            help=f"products of 8-bit integers, or the model's own grids and float products {DEFAULT}",
         )  # fmt: skip
+        parser.add_argument(
+            "--image-size", type=parse_count, help="side of the images it is to take (default: the model's own)"
+        )
 
 
 class MixQDemoCommand(_MixQSubcommand):
