@@ -144,7 +144,7 @@ def run_export(arguments: Namespace) -> None:
     opened = open_folder(arguments.model)
     exported = export_model(
         opened.quantized.model, opened.quantized.plan, opened.processor, arguments.to, arguments.output,
-        arguments.weights, arguments.attention, arguments.image_size,
+        arguments.weights, arguments.attention, arguments.image_size, arguments.dataset, arguments.split,
     )  # fmt: skip
     print(exported.describe())
 

@@ -162,7 +162,7 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> PreTrainedModel:
         """Return the packed model, calibrated on images of `dataset`, and save it with its processor if asked to.
 
-        `plan` is a `BitPlan`, the path of one, "integer" or "mixed", the default: relevance and sensitivity are
+        `plan` is a `BitPlan`, the path of one, "uniform" or "mixed", the default: relevance and sensitivity are
         measured, and the best plan within the configuration's budget is chosen. What this quantizer measured before
         is used again where it fits. Measurements are kept next to `save_dir` while they grow, so that a run that was
         stopped resumes when it is called again.
@@ -336,13 +336,18 @@ class MixQQuantizer(OptimumQuantizer):
         weights: str = "codes",
         attention: str = "integer",
         image_size: int | None = None,
+        dataset: Any = None,
+        split: str | None = None,
     ) -> Exported:
         """Write the packed model for an inference engine, "onnx" or "openvino", run it there, and say how it went.
 
-        The options are explained in docs/deployment.md. A file that fails its check is not left behind.
+        The options are explained in docs/deployment.md. The file is checked on images of `dataset`, or on generated
+        ones, and one that fails is not left behind.
         """
-        made = self._require_result()
-        return export_model(made.model, made.plan, self.processor, target, save_dir, weights, attention, image_size)
+        result = self._require_result()
+        return export_model(
+            result.model, result.plan, self.processor, target, save_dir, weights, attention, image_size, dataset, split
+        )
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> str:
         """Upload the packed model, its image processor, what was measured, and its card; return the address."""

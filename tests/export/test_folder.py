@@ -1,6 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -12,8 +13,8 @@ from exported_models import ALL_BUILDERS, build_random, pack
 from transformers import AutoConfig, AutoImageProcessor, ViTImageProcessorPil
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
-from optimum_mixq.export import check, export_model, folder
-from optimum_mixq.export.check import Check, check_engine, generated_images
+from optimum_mixq.export import export_model, folder
+from optimum_mixq.export.check import LEAST, MOST, Check, check_engine, generated_images
 from optimum_mixq.export.conversion import convert
 from optimum_mixq.export.targets import target_of
 from optimum_mixq.export.targets.base import Engine, Target
@@ -90,7 +91,9 @@ def test_what_was_written_and_checked_is_one_line(exported):
     for name, result in exported.items():
         assert result.check.passes and result.check.integer_products == result.check.products == 10
         line = result.describe()
-        assert line.startswith(f"{result.folder}: 0.") and f" MB for {name}; 8 generated images: " in line
+        assert (
+            line.startswith(f"{result.folder}: 0.") and f" MB for {name}; logits of 8 generated images off by " in line
+        )
         assert line.endswith("10 of 10 products are 8-bit integers") and "\n" not in line
 
 
@@ -123,7 +126,7 @@ def untraced(monkeypatch):
 
 
 def test_a_file_that_fails_its_check_is_not_left_behind(quantizer, untraced, tmp_path):
-    message = r"The file for broken was not kept: its logits are too far from PyTorch's \(8 generated images: logits"
+    message = r"The file for broken was not kept: its logits are too far from PyTorch's \(logits of 8 generated images"
     with pytest.raises(ValueError, match=message):
         quantizer.export("broken", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -173,27 +176,33 @@ class Shifted(Engine):
         return 10
 
 
-def test_a_check_passes_what_is_close_and_nothing_else():
-    packed = pack("shallow_vit")
-    converted, pixels = convert(packed, "integer"), generated_images(4, 3, (16, 16))
+@pytest.mark.parametrize("bits", [8, 2])
+def test_a_check_passes_what_is_close_and_nothing_else(bits):
+    packed = pack("shallow_vit", bits)
+    converted, images = convert(packed, "integer"), generated_images(4, 3, (16, 16))
     with torch.no_grad():
-        spread = float(converted(pixel_values=pixels).logits.std())
-    close, far = (
-        check_engine(Shifted(converted, shift * spread), packed, converted, pixels) for shift in (0.001, 0.1)
-    )
+        spread = float(converted(pixel_values=images.pixels).logits.std(correction=0))
+    close, far = (check_engine(Shifted(converted, shift * spread), packed, converted, images) for shift in (0.01, 1.0))
     assert close.passes and not far.passes
-    assert close.distance == pytest.approx(0.004 * spread, rel=1e-3)
-    assert far.distance == pytest.approx(0.4 * spread, rel=1e-3)
+    # The root mean square of 0, 1, 2, 3 and 4 is the root of 6.
+    assert close.distance == pytest.approx(0.01 * 6**0.5, rel=1e-3) and far.distance == pytest.approx(6**0.5, rel=1e-3)
+    assert LEAST <= close.allowed <= MOST and close.agreement is None and close.divergence is None
 
 
 def test_a_check_tells_when_the_packed_model_is_far():
-    far = Check(8, 0.0, 0.1, 0.7, 10, 10)
+    far = Check(8, "generated images", 0.0, 0.7, 0.1, None, None, 10, 10)
     assert not far.passes
-    assert "within 0 of PyTorch, 0.1 allowed, but 0.7 of their spread from the packed model; 10 of" in far.describe()
-    assert check.FACTOR > 1
+    assert "off by 0 % of their spread, 10 % allowed, 70 % beside the packed model's; 10 of 10" in far.describe()
+
+
+def test_a_check_on_real_images_tells_predictions_and_divergence(quantizer, tmp_path):
+    images = list(random_pixels(quantizer.model, 5, seed=3).cpu())
+    result = quantizer.export("onnx", tmp_path / "out", dataset=images)
+    assert result.check.images == 5 and result.check.divergence < 0.05
+    assert re.search(r"logits of 5 images of .*, \d+ % the same predictions, divergence \S+; 10 of", result.describe())
 
 
 def test_generated_images_are_always_the_same():
     images = generated_images(2, 3, (20, 16))
-    assert images.shape == (2, 3, 20, 16) and torch.equal(images, generated_images(2, 3, (20, 16)))
-    assert 0.5 < images.std() < 2
+    assert images.pixels.shape == (2, 3, 20, 16)
+    assert torch.equal(images.pixels, generated_images(2, 3, (20, 16)).pixels) and 0.5 < images.pixels.std() < 2

@@ -66,8 +66,8 @@ def parse_override(text: str) -> tuple[str, int | tuple[int, int]]:
 
 
 def parse_plan(text: str) -> str:
-    """Return "mixed", "integer", or the path of a file that exists."""
-    if text in ("mixed", "integer") or Path(text).is_file():
+    """Return "mixed", "uniform", or the path of a file that exists."""
+    if text in ("mixed", "uniform") or Path(text).is_file():
         return text
     raise ArgumentTypeError(f"Expected mixed, uniform or the file of a plan; there is no file '{text}'.")
 
@@ -330,6 +330,8 @@ class MixQExportCommand(_MixQSubcommand):
         parser.add_argument(
             "--image-size", type=parse_count, help="side of the images it is to take (default: the model's own)"
         )
+        parser.add_argument("--dataset", help="images to check the file on (default: generated ones)")
+        parser.add_argument("--split", help="split of the data set (default: calibration or train)")
 
 
 class MixQDemoCommand(_MixQSubcommand):
