@@ -2,7 +2,10 @@
 """What the benchmarks share: models, images, and results that are written as they come."""
 
 import json
+import math
 import platform
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ class Subject:
     name: str
     model: PreTrainedModel
     calibration: Tensor  # (N, C, H, W)
+    calibration_labels: Tensor  # (N,)
     evaluation: Tensor  # (M, C, H, W)
     labels: Tensor  # (M,)
 
@@ -42,13 +46,13 @@ def load_subject(name: str, bench: Path | None) -> Subject:
     model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoImageProcessor.from_pretrained(folder)
     if splits is None:
-        calibration, _ = _read(open_images(demo_images_path(), model, processor, "calibration"))
+        calibration, known = _read(open_images(demo_images_path(), model, processor, "calibration"))
         evaluation, labels = _read(open_images(demo_images_path(), model, processor, "evaluation"))
     else:
         # Class folders, read in the order of file names, which is a random order of classes.
-        calibration, _ = _read_files(splits / "calibration", model, processor)
+        calibration, known = _read_files(splits / "calibration", model, processor)
         evaluation, labels = _read_files(splits / "evaluation", model, processor)
-    return Subject(name, model, calibration, evaluation, labels)
+    return Subject(name, model, calibration, known, evaluation, labels)
 
 
 def logits_of(model: PreTrainedModel, pixels: Tensor, batch_size: int = 50) -> Tensor:
@@ -68,6 +72,10 @@ def write_result(file: str, row: dict[str, Any]) -> None:
 def read_results(file: str) -> list[dict[str, Any]]:
     path = RESULTS / file
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def geometric_mean(ratios: Iterable[float]) -> float:
+    return math.exp(statistics.mean(map(math.log, ratios)))
 
 
 def machine() -> str:

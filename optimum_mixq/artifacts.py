@@ -4,8 +4,8 @@
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from optimum_mixq.utils.files import read_json, write_json
 
 
 PLAN_FORMAT = 1
+# Numbers by unit and bits.
+Rows = dict[str, dict[Bits, float]]
 PLAN_FILE, RELEVANCE_FILE, SENSITIVITY_FILE = "mixq_plan.json", "mixq_relevance.json", "mixq_sensitivity.json"
 
 
@@ -110,6 +112,8 @@ class SensitivityTable:
 
     `table` holds the rise of the metric over the baseline's: {unit: {(weight bits, activation bits): damage}}; it
     may be given with one number for bits that are the same for both. Negative: more bits than the baseline's heal.
+    `errors` holds the standard error of each entry, and `halves` the entries from the images at even and from those at
+    odd positions, both by unit and bits like `table`, where the method keeps them.
     """
 
     table: dict[str, dict[Bits, float]]
@@ -118,15 +122,41 @@ class SensitivityTable:
     metric: str
     images: int
     fingerprint: dict[str, str] = field(default_factory=dict)
+    errors: Rows | None = None
+    halves: tuple[Rows, Rows] | None = None
 
     def __post_init__(self) -> None:
-        rows = {unit: {Bits.of(bits, unit): value for bits, value in row.items()} for unit, row in self.table.items()}
-        object.__setattr__(self, "table", rows)
+        object.__setattr__(self, "table", _with_bits(self.table))
         object.__setattr__(self, "baseline", Bits.of(self.baseline, "the baseline"))
+        if self.errors is not None:
+            object.__setattr__(self, "errors", _with_bits(self.errors))
+        if self.halves is not None:
+            object.__setattr__(self, "halves", tuple(map(_with_bits, self.halves)))
 
     def damage(self, unit: str, bits: Bits) -> float:
         """Return the damage at (weight bits, activation bits); what was measured apart adds up."""
         return sum(self.table[unit][part] for part in self._entries(unit, bits))
+
+    def plan_damage(self, plan: Mapping[str, Bits]) -> tuple[float, float | None]:
+        """Return the damage of all units of a plan together, and the most that its standard error can be.
+
+        That is the sum of the units' standard errors. It is reached where all units suffer on the same images.
+        """
+        damage = sum(self.damage(unit, bits) for unit, bits in plan.items())
+        if self.errors is None:
+            return damage, None
+        return damage, sum(self.errors[unit][part] for unit in plan for part in self._entries(unit, plan[unit]))
+
+    def half_tables(self) -> "tuple[SensitivityTable, SensitivityTable] | None":
+        """Return the tables of the two halves of the images, if they are known."""
+        if self.halves is None:
+            return None
+        even, odd = self.halves
+        number = self.images // 2
+        return (
+            replace(self, table=even, images=self.images - number, errors=None, halves=None),
+            replace(self, table=odd, images=number, errors=None, halves=None),
+        )
 
     def tells(self, unit: str, bits: Bits) -> bool:
         """Return whether the damage at these bits was measured, or its parts were."""
@@ -148,20 +178,27 @@ class SensitivityTable:
 
     def as_text(self) -> dict[str, dict[str, float]]:
         """Return the table with bits as JSON can hold them."""
-        return {unit: {str(bits): value for bits, value in row.items()} for unit, row in self.table.items()}
+        return _with_text(self.table)
 
     def save(self, path: str | Path) -> None:
-        write_json(path, dataclasses.asdict(self) | {"table": self.as_text()})
+        content = dataclasses.asdict(self) | {
+            "table": self.as_text(),
+            "errors": None if self.errors is None else _with_text(self.errors),
+            "halves": None if self.halves is None else [_with_text(rows) for rows in self.halves],
+        }
+        write_json(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> "SensitivityTable":
         content = read_json(path)
         try:
-            rows = {
-                unit: {Bits.parse(bits): value for bits, value in row.items()}
-                for unit, row in content["table"].items()
-            }
-            return cls(**content | {"table": rows})
+            table = content | {"table": _parse_rows(content["table"])}
+            if table.get("errors") is not None:
+                table["errors"] = _parse_rows(table["errors"])
+            if table.get("halves") is not None:
+                even, odd = map(_parse_rows, table["halves"])
+                table["halves"] = (even, odd)
+            return cls(**table)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise _foreign(path, "sensitivity", error) from error
 
@@ -237,6 +274,18 @@ class UnitCosts:
             "bytes": self.bytes(plan),
             "bops": self.bops(plan),
         }
+
+
+def _with_bits(rows: Mapping[str, Mapping[Any, float]]) -> Rows:
+    return {unit: {Bits.of(bits, unit): value for bits, value in row.items()} for unit, row in rows.items()}
+
+
+def _with_text(rows: Rows) -> dict[str, dict[str, float]]:
+    return {unit: {str(bits): value for bits, value in row.items()} for unit, row in rows.items()}
+
+
+def _parse_rows(rows: Mapping[str, Mapping[str, float]]) -> Rows:
+    return {unit: {Bits.parse(bits): value for bits, value in row.items()} for unit, row in rows.items()}
 
 
 def _foreign(path: str | Path, what: str, error: Exception) -> ValueError:

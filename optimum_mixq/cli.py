@@ -28,6 +28,7 @@ from optimum_mixq.reporting.frontier import name_score
 from optimum_mixq.reporting.quantized import open_folder
 from optimum_mixq.reporting.tables import frontier_points, frontier_table
 from optimum_mixq.reporting.wording import (
+    describe_certainty,
     describe_comparison,
     describe_evaluation,
     describe_plan,
@@ -192,7 +193,7 @@ def _print_made(quantizer: MixQQuantizer, arguments: Namespace, seconds: float) 
     size, float_size = megabytes_of(Path(arguments.output)), saved_bytes(quantizer.model) / 1e6
     print(f"{arguments.output}: {size:.2f} MB instead of {float_size:.2f} MB, in {describe_time(seconds)}")
     print(f"plan: {describe_plan(quantizer.plan, quantizer.model)}")
-    for line in describe_comparison(quantizer.plan):
+    for line in (*describe_comparison(quantizer.plan), *describe_certainty(quantizer.plan)):
         print(line)
     words = ["optimum-cli", "mixq", "report", "--model", arguments.output, "--dataset", arguments.dataset]
     print(f"next: {shlex.join([*words, '--float-model', arguments.model])}")

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures.measuring import on_fitting_threads, threads_for
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.images.batches import Batch, Images
+from optimum_mixq.images.batches import Batch, Images, take_images
 from optimum_mixq.images.fingerprints import digest_inputs, digest_settings, fits, short_digest
 from optimum_mixq.integration.hf_quantizer import attach
 from optimum_mixq.integration.record import write_record
 from optimum_mixq.stages.allocation.candidates import measured_bits, require_plan_exists
 from optimum_mixq.stages.allocation.costs import measure_costs
-from optimum_mixq.stages.allocation.propose import best_plans_of_averages, propose_plans
+from optimum_mixq.stages.allocation.halves import add_certainty
+from optimum_mixq.stages.allocation.propose import best_plans_of_averages, objectives, propose_plans
 from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
 from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
@@ -143,9 +144,11 @@ def choose(measured: "Measurements") -> Choice:
         relevance = measured.relevance  # 1: what passes through each unit
         sensitivity = measured.sensitivity  # 2: what each width costs
         plans = propose_plans(relevance, sensitivity, measured.costs, options)  # 3: the best, by each objective
-        if len(plans) == 1:
-            return Choice(next(iter(plans.values())), relevance, sensitivity, None)
-        plan, packed = compare_plans(measured, plans)
+        (name, plan), packed = next(iter(plans.items())), None
+        if len(plans) > 1:
+            plan, packed = compare_plans(measured, plans)
+            name = plan.provenance["chosen"]
+        plan = add_certainty(plan, relevance, sensitivity, measured.costs, objectives(options).get(name))
     return Choice(plan, relevance, sensitivity, packed)
 
 
@@ -223,10 +226,10 @@ class Measurements:
             return LayerRelevance.load(file)
         if known is not None and fits("relevance", known.fingerprint, marks):
             return known
-        count = sum(map(len, self.measurement_images))
+        images = take_images(self.measurement_images, self.config.relevance_samples)
         with threads_for(self.model):
             measured = measure_relevance(
-                self.model, self.measurement_images, self.config.score, count, self.config.relevance_stabiliser
+                self.model, images, self.config.score, sum(map(len, images)), self.config.relevance_stabiliser
             )
         relevance = replace(measured, fingerprint=marks)
         if file is not None:

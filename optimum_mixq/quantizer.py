@@ -36,6 +36,7 @@ from optimum_mixq.reporting.report import Report
 from optimum_mixq.reporting.upload import upload
 from optimum_mixq.stages.allocation.candidates import read_plan
 from optimum_mixq.stages.allocation.costs import measure_costs
+from optimum_mixq.stages.allocation.halves import add_certainty
 from optimum_mixq.stages.allocation.propose import WIDTHS_OF_A_SWEEP, best_plan
 from optimum_mixq.stages.evaluation import Evaluation
 from optimum_mixq.stages.training.config import MixQTrainingConfig
@@ -262,7 +263,9 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> BitPlan:
         """Return the best plan within the configuration's budget, from what was measured; nothing is run."""
         config = config or MixQConfig()
-        return best_plan(relevance, sensitivity, measure_costs(self.model, config.arithmetic), config.budget)
+        costs = measure_costs(self.model, config.arithmetic)
+        plan = best_plan(relevance, sensitivity, costs, config.budget)
+        return add_certainty(plan, relevance, sensitivity, costs, config.budget)
 
     def sweep(
         self,

@@ -14,6 +14,7 @@ from optimum_mixq import BitPlan, MixQConfig, MixQTrainingConfig, demo_images_pa
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import LayerRelevance, SensitivityTable
 from optimum_mixq.quantizer import SWEEP
+from optimum_mixq.stages.sensitivity import method_names
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,7 @@ WRONG_OPTIONS = {
     "arithmetic": ("fast", None, 1, ["column"]),
     "score": ("", None, 1, "Absolute"),
     "relevance_stabiliser": (-1, *NO_NUMBER),
+    "relevance_samples": (0, -1, 2.5, "64", None, True),
     "rounder": ("", "guessed", 1, True),
     "metric": ("KL", None, 1),
     "sensitivity": ("guessed", None, 1),
@@ -276,10 +278,20 @@ def test_a_sweep_checks_averages_against_what_its_units_choose_from():
     assert SWEEP.candidate_bits == SWEEP_WIDTHS
 
 
-def test_help_tells_every_default(parser):
+def commands_of(parser):
     (commands,) = (action for action in parser._actions if action.choices)
     (mixq,) = (action for action in commands.choices["mixq"]._actions if action.choices)
-    for command in mixq.choices.values():
+    return mixq.choices
+
+
+def test_the_shell_takes_every_method_of_sensitivity(parser):
+    actions = commands_of(parser)["quantize"]._actions
+    (choices,) = (action.choices for action in actions if "--sensitivity" in action.option_strings)
+    assert set(choices) == set(method_names())
+
+
+def test_help_tells_every_default(parser):
+    for command in commands_of(parser).values():
         told = {action.option_strings[0]: action.help for action in command._actions if action.option_strings}
         for action in command._actions:
             if action.default not in (None, False, [], "==SUPPRESS=="):

@@ -16,10 +16,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from optimum.commands.register.register_mixq import MixQCommand
-from optimum_mixq import MixQQuantizer, demo_images_path, demo_model_path
+from optimum_mixq import BitPlan, MixQQuantizer, demo_images_path, demo_model_path
 from optimum_mixq.export.attention import ATTENTIONS
 from optimum_mixq.export.targets import target_names
 from optimum_mixq.export.weights import LAYOUTS
+from optimum_mixq.reporting.wording import describe_certainty
 
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "optimum-cli"
@@ -75,9 +76,12 @@ def test_a_mixed_plan_keeps_its_budget_from_the_shell(tmp_path):
     result = run("quantize", *words, "--bits", "3.5", "--sensitivity-samples", 32)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert len(lines) == 4 and "bits per weight on average" in lines[1]
+    assert len(lines) == 5 and "bits per weight on average" in lines[1]
     assert re.match(r"distance to the float model: 0\.\d{4}(, 0\.\d\d times that of uniform bits)? \(on", lines[2])
     plan = json.loads((output / "mixq_plan.json").read_text())
+    assert lines[3] == describe_certainty(BitPlan.load(output / "mixq_plan.json"))[0]
+    halves = "; with half of the 32 images, .*" if "halves" in plan["provenance"] else ""
+    assert re.fullmatch(rf"predicted damage: [\d.e-]+, with a standard error of at most [\d.e-]+{halves}", lines[3])
     assert 3.3 < plan["provenance"]["achieved"]["average_bits"] <= 3.5
     assert len(set(map(str, plan["bits"].values()))) > 1
     saved = json.loads((output / "config.json").read_text())["quantization_config"]["plan"]

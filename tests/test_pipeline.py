@@ -11,6 +11,8 @@ from optimum_mixq.images import fingerprints
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import Measurements, choose, choose_plan, finish_choice, quantize_model
 from optimum_mixq.stages.allocation import costs
+from optimum_mixq.stages.allocation.halves import add_certainty
+from optimum_mixq.stages.allocation.propose import objectives
 
 
 CONFIG = MixQConfig(bits=4, candidate_bits=(3, 4, 5), sensitivity_samples=4)
@@ -44,6 +46,7 @@ def test_a_plan_is_chosen_from_one_blank_image_and_one_digest_of_weights_and_ima
         ({}, True, True),
         ({"bits": 5, "alpha": 0.5, "compare": False, "batch_size": 3}, True, True),
         ({"score": "signed"}, False, True),
+        ({"relevance_samples": 3}, False, True),
         ({"ridge": 2.0}, True, False),
         ({"temperature": 1.0}, True, False),
     ],
@@ -59,6 +62,15 @@ def test_a_measurement_serves_again_exactly_where_what_it_depends_on_is_the_same
         same_relevance,
         same_sensitivity,
     )
+
+
+def test_relevance_is_measured_on_the_first_of_the_images_of_sensitivity():
+    model = make_model("vit")
+    calibration, (batch,) = images_of(model)
+    few = Measurements(model, calibration, [batch], replace(CONFIG, relevance_samples=3)).relevance
+    alone = Measurements(model, calibration, batch.split(3)[:1], CONFIG).relevance
+    assert few.images == 3 and few.scores == alone.scores
+    assert Measurements(model, calibration, [batch], CONFIG).relevance.images == 4
 
 
 def test_every_option_of_calibration_changes_the_fingerprint():
@@ -86,6 +98,19 @@ def test_what_was_packed_to_be_compared_is_the_model_that_its_plan_gives(name):
     pixels = random_pixels(model, 3, seed=2)
     with torch.inference_mode():
         assert torch.equal(found(pixel_values=pixels).logits, expected(pixel_values=pixels).logits)
+
+
+@pytest.mark.parametrize("compare", [True, False])
+def test_a_chosen_plan_says_how_sure_it_is_of_the_objective_that_chose_it(compare):
+    model = make_model("vit")
+    measured = Measurements(model, *images_of(model), replace(CONFIG, compare=compare, alpha=0.25))
+    plan = choose(measured).plan
+    found, (damage, error) = plan.provenance, measured.sensitivity.plan_damage(plan.bits)
+    assert found["predicted"] == {"damage": damage, "standard_error": error} and 0 < error < damage
+    objective = objectives(measured.config.budget).get(found.get("chosen", "alpha 0.25"))
+    bare = BitPlan(plan.bits)
+    certain = add_certainty(bare, measured.relevance, measured.sensitivity, measured.costs, objective).provenance
+    assert found.get("halves") == certain.get("halves") and ("halves" in found) == (objective is not None)
 
 
 def test_plans_with_the_same_bits_are_packed_once(monkeypatch):

@@ -32,8 +32,10 @@ class MixQConfig(QuantizationConfigMixin):
         score: how relevance is summed: "absolute", "signed", "mean", "gradient", or a registered score.
         relevance_stabiliser: share of absolute contributions that is added to sums whose terms may cancel; 0 is the
             rule of the reference implementation.
+        relevance_samples: how many of the images of sensitivity relevance is measured on, at most.
         sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it, "gradient"
-            takes a few backward passes instead.
+            takes a few backward passes instead. "fisher", "hawq" and "first-order" are other metrics from such passes,
+            to compare with.
         metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
             "cross_entropy" or "accuracy".
         temperature: what logits are divided by for "shift" and "kl", and to compare plans: at 1 the few images that
@@ -41,7 +43,7 @@ class MixQConfig(QuantizationConfigMixin):
         solver: "highs" or "cbc".
         baseline: uniform bits around which sensitivity is measured: from there one unit at a time goes to each
             candidate.
-        sensitivity_samples: unlabelled images for relevance and sensitivity.
+        sensitivity_samples: unlabelled images for sensitivity, and to compare plans.
         arithmetic: "column" keeps one activation scale per channel and multiplies with an 8-bit operand; "folded" is
             the paper's, where activation scales are absorbed before the weight is rounded, and b-bit codes multiply
             b-bit codes.
@@ -77,6 +79,7 @@ class MixQConfig(QuantizationConfigMixin):
     compare: bool = True
     score: str = "absolute"
     relevance_stabiliser: float = 1e-2
+    relevance_samples: int = 64
     sensitivity: str = "measured"
     metric: str = "shift"
     temperature: float = 4.0

@@ -76,6 +76,7 @@ class RelevanceOptions:
 
     score: str
     relevance_stabiliser: float
+    relevance_samples: int
 
     def __post_init__(self) -> None:
         from optimum_mixq.stages.relevance.scores import score_names
@@ -84,6 +85,7 @@ class RelevanceOptions:
         require(
             is_number(self.relevance_stabiliser, 0), "relevance_stabiliser", "zero or more", self.relevance_stabiliser
         )
+        require(is_whole(self.relevance_samples, 1), "relevance_samples", A_COUNT, self.relevance_samples)
 
 
 @dataclass(frozen=True, kw_only=True)

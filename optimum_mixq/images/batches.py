@@ -5,7 +5,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +32,26 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.pixel_values)
+
+    def split(self, images: int) -> "list[Batch]":
+        """Return the batch in parts of that many images; the last may have fewer."""
+        starts = range(0, len(self), images)
+        return [self._part(slice(start, start + images)) for start in starts]
+
+    def _part(self, rows: slice) -> "Batch":
+        labels = None if self.labels is None else self.labels[rows]
+        return Batch(self.pixel_values[rows], labels, self.fingerprints[rows])
+
+
+def take_images(batches: Iterable[Batch], count: int) -> list[Batch]:
+    """Return the first images of the batches, so many of them or all."""
+    taken: list[Batch] = []
+    for batch in batches:
+        left = count - sum(map(len, taken))
+        if left <= 0:
+            break
+        taken.append(batch.split(left)[0])
+    return taken
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.reporting.command import changed_options, write_command
 from optimum_mixq.reporting.comparison import Comparison
+from optimum_mixq.reporting.wording import describe_certainty
 from optimum_mixq.tasks.loading import AUTO_CLASS, HUB_TASK
 
 
@@ -138,6 +139,8 @@ def _plan(plan: BitPlan) -> str:
         if found:
             values = ", ".join(describe_cost(name, value) for name, value in found.items())
             lines += ["", f"{title}: {values}."]
+    for line in describe_certainty(plan):
+        lines += ["", f"{line[0].upper()}{line[1:]}."]
     rows = [f"| {unit} | {bits} |" for unit, bits in plan.bits.items()]
     head = ["| unit | bits (weights/activations, where they differ) |", "|---|---|"]
     lines += ["", "<details><summary>every unit</summary>", "", *head, *rows, "", "</details>"]

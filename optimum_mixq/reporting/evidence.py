@@ -10,6 +10,7 @@ from optimum_mixq.reporting.photos import LARGEST_PNG, draw_heat, draw_photo
 from optimum_mixq.reporting.pictures import draw_units
 from optimum_mixq.reporting.report import Report
 from optimum_mixq.reporting.tables import describe_width, float_table, measured_bits, sensitivity_table
+from optimum_mixq.reporting.wording import describe_certainty
 from optimum_mixq.utils.bits import Bits
 
 
@@ -55,6 +56,7 @@ def sensitivity(report: Report) -> str:
         f"What it costs the network ({found.metric}) to have one layer at fewer bits and all others at "
         f"{describe_width(found.baseline)}, on {found.images} images. Shades are logarithmic."
     )
+    note += "".join(f" {line[0].upper()}{line[1:]}." for line in describe_certainty(report.plan))
     grids = "".join(_draw_damage(found, bits) for bits in _fewest_bits(found))
     return section("Sensitivity", note, grids + folded("All widths", wide(sensitivity_table(found))))
 

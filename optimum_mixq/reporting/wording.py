@@ -1,7 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Lines that tell people what came out: of plans, comparisons, evaluations and training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -57,6 +58,43 @@ def describe_comparison(plan: BitPlan) -> list[str]:
     elif uniform:
         beside = f", {chosen / uniform:.2f} times that of uniform bits"
     return [f"distance to the float model: {chosen:.4f}{beside} (on the images that chose the bits)"]
+
+
+def describe_certainty(plan: BitPlan) -> list[str]:
+    """Return a line on how sure the choice of a plan's bits is; none where nothing is known of that.
+
+    >>> predicted = {"damage": 0.02134, "standard_error": 0.00123}
+    >>> describe_certainty(BitPlan({}, {"predicted": predicted}))
+    ['predicted damage: 0.0213, with a standard error of at most 0.0012']
+    >>> halves = {"images": 64, "excess": 0.013, "other_units": [1, 2]}
+    >>> describe_certainty(BitPlan({"fc1": 4, "fc2": 4, "fc3": 4}, {"halves": halves}))
+    ['with half of the 64 images, 1 to 2 of 3 layers would have other bits, and the plan would be 1.3 % worse']
+    """
+    predicted, halves = plan.provenance.get("predicted"), plan.provenance.get("halves")
+    parts = []
+    if predicted is not None:
+        error = predicted["standard_error"]
+        beside = "" if error is None else f", with a standard error of at most {error:.2g}"
+        parts.append(f"predicted damage: {predicted['damage']:.3g}{beside}")
+    if halves is not None:
+        parts.append(_describe_halves(halves, len(plan.bits)))
+    return ["; ".join(parts)] if parts else []
+
+
+def _describe_halves(halves: Mapping[str, Any], units: int) -> str:
+    """Return whether half of the images would have chosen other bits.
+
+    >>> _describe_halves({"images": 64, "excess": 0.0, "other_units": [0, 0]}, 3)
+    'with half of the 64 images, the bits would be the same'
+    >>> _describe_halves({"images": 64, "excess": None, "other_units": [2, 2]}, 3)
+    'with half of the 64 images, 2 of 3 layers would have other bits'
+    """
+    text, others = f"with half of the {halves['images']} images, ", halves["other_units"]
+    if not any(others):
+        return text + "the bits would be the same"
+    text += f"{describe_span(others)} of {units} layers would have other bits"
+    excess = halves["excess"]
+    return text if excess is None else f"{text}, and the plan would be {100 * excess:.2g} % worse"
 
 
 def describe_evaluation(result: Evaluation) -> str:

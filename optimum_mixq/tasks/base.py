@@ -34,6 +34,10 @@ class Task(ABC):
     def explained(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         """Return the weight (B, outputs) of each logit in what relevance explains; each row sums to one."""
 
+    def predicted(self, logits: Tensor) -> Tensor | None:
+        """Return the labels that the logits predict, as a batch holds them, or None where labels are numbers."""
+        return None
+
     @abstractmethod
     def targets(self, labels: Tensor, outputs: int) -> Tensor:
         """Return labels as targets (B, outputs), float32, which may be mixed with one another."""

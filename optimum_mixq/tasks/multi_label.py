@@ -36,6 +36,9 @@ class MultiLabel(Task):
         chosen = chosen.where(chosen.sum(-1, keepdim=True) > 0, likeliest)
         return chosen / chosen.sum(-1, keepdim=True)
 
+    def predicted(self, logits: Tensor) -> Tensor:
+        return (logits > 0).to(logits.dtype)
+
     def targets(self, labels: Tensor, outputs: int) -> Tensor:
         return labels.float()
 

@@ -31,6 +31,9 @@ class SingleLabel(Task):
         classes = logits.argmax(-1) if labels is None else labels.to(logits.device)
         return F.one_hot(classes, logits.shape[-1]).to(logits.dtype)
 
+    def predicted(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1)
+
     def targets(self, labels: Tensor, outputs: int) -> Tensor:
         return F.one_hot(labels, outputs).float()
 

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from optimum_mixq.images.batches import Images, draw_rows
+from optimum_mixq.images.batches import Batch, Images, draw_rows, take_images
 
 
 def images_of(count=6, labels=None):
@@ -41,3 +41,20 @@ def test_fewer_images_than_asked_for_is_said_with_both_numbers():
         ValueError, match="Expected at least 32 images, found 6 in the data set. Add images, or ask for"
     ):
         draw_rows(images, 32, seed=0)
+
+
+def test_a_batch_in_parts_keeps_each_images_label_and_fingerprint():
+    batch = Batch(torch.arange(5.0).view(5, 1, 1, 1), torch.arange(5), tuple("abcde"))
+    parts = batch.split(2)
+    assert [part.fingerprints for part in parts] == [("a", "b"), ("c", "d"), ("e",)]
+    assert [part.labels.tolist() for part in parts] == [[0, 1], [2, 3], [4]]
+    assert torch.equal(torch.cat([part.pixel_values for part in parts]), batch.pixel_values)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (4, [4]), (6, [4, 2]), (8, [4, 4]), (9, [4, 4])])
+def test_the_first_images_are_taken_across_batches(count, sizes):
+    batches = all_batches(images_of(8))
+    taken = take_images(batches, count)
+    assert [len(batch) for batch in taken] == sizes
+    whole = torch.cat([batch.pixel_values for batch in batches])
+    assert torch.equal(torch.cat([batch.pixel_values for batch in taken]), whole[:count])

@@ -28,11 +28,22 @@ PLAN = BitPlan(
 )
 
 
-def card(**changes):
+def card(plan=PLAN, **changes):
     config = MixQConfig(bits=4, plan=PLAN.bits, record=RECORD, **changes)
     contenders = (Contender("float", 8.0, 2.0, FLOAT), Contender("quantized", 1.0, None, PACKED))
     comparison = Comparison(contenders, "me/pictures", "test", "a machine")
-    return model_card(config, PLAN, "vit", 1.0, 8.0, "me/vit-mixq4", "vit", comparison)
+    return model_card(config, plan, "vit", 1.0, 8.0, "me/vit-mixq4", "vit", comparison)
+
+
+def test_the_card_says_how_sure_the_choice_of_bits_is():
+    predicted = {"damage": 0.02, "standard_error": 0.0012}
+    halves = {"images": 64, "excess": 0.01, "other_units": [1, 1]}
+    told = dataclasses.replace(PLAN, provenance={**PLAN.provenance, "predicted": predicted, "halves": halves})
+    assert (
+        "\n\nPredicted damage: 0.02, with a standard error of at most 0.0012; with half of the 64 images, 1 of 2 "
+        "layers would have other bits, and the plan would be 1 % worse.\n"
+    ) in str(card(plan=told))
+    assert "Predicted damage" not in str(card())
 
 
 def test_the_metadata_can_be_read_back_and_holds_the_result():

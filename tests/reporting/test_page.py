@@ -133,6 +133,17 @@ def test_without_measurements_there_is_no_frontier_and_no_empty_section():
     assert "What was not measured is left empty." in page
 
 
+def test_the_page_says_how_sure_the_choice_of_bits_is(page):
+    assert "would have other bits" not in page
+    halves = {"images": 64, "excess": 0.012, "other_units": [2, 3]}
+    plan = make_report().plan
+    told = dataclasses.replace(plan, provenance={**plan.provenance, "halves": halves})
+    assert (
+        "Shades are logarithmic. With half of the 64 images, 2 to 3 of 9 layers would have other bits, and the plan "
+        "would be 1.2 % worse."
+    ) in render_page(make_report(plan=told))
+
+
 def test_names_cannot_end_a_script_or_a_tag():
     wicked = "</script><script>alert(1)</script>"
     found = make_report()

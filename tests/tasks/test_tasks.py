@@ -95,6 +95,14 @@ def test_losses_are_those_of_transformers():
     assert float(Regression().loss(logits, targets).mean()) == pytest.approx(float(nn.MSELoss()(logits, targets)))
 
 
+def test_what_is_predicted_is_wholly_right_and_numbers_have_no_labels():
+    logits = torch.tensor([[2.0, -1.0], [0.25, 0.5]])
+    assert SingleLabel().predicted(logits).tolist() == [0, 1]
+    assert MultiLabel().predicted(logits).tolist() == [[1.0, 0.0], [1.0, 1.0]]
+    assert all(task.accuracy(logits, task.predicted(logits)) == 1 for task in (SingleLabel(), MultiLabel()))
+    assert Regression().predicted(logits) is None
+
+
 def test_accuracy_counts_labels_and_numbers_have_none():
     logits = torch.tensor([[2.0, -1.0], [0.5, 0.25]])
     assert SingleLabel().accuracy(logits, torch.tensor([0, 1])) == 0.5

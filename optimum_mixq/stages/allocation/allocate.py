@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
-from optimum_mixq.stages.allocation.program import Interactions, Limit, solve
+from optimum_mixq.stages.allocation.program import Limit, solve
 from optimum_mixq.utils.bits import Bits
 
 
@@ -40,23 +40,22 @@ def allocate(
     budget: Budget,
     overrides: Mapping[str, Width] | None = None,
     exclude: Sequence[str] = (),
-    interactions: Interactions | None = None,
     solver: str = "highs",
     time_limit: float | None = None,
 ) -> BitPlan:
     """Return the plan of least total score within the budget, proven optimal unless `time_limit` stopped the solver.
 
     `scores` holds {unit: {(weight bits, activation bits): damage}} (`combine_scores`): its bits are the candidates.
-    `overrides` fixes the bits of units that match a pattern, `exclude` keeps those that match at their most bits, and
-    `interactions` adds terms of pairs of units. The solver's answer is checked against every limit in exact integers.
+    `overrides` fixes the bits of units that match a pattern, and `exclude` keeps those that match at their most bits.
+    The solver's answer is checked against every limit in exact integers.
     """
     import pulp
 
     options = _restrict(scores, overrides or {}, exclude)
     _require_finite(options)
     limits = _possible_limits(options, costs, budget)
-    plan, proven, bound = solve(options, limits, interactions or {}, solver, time_limit)
-    objective = _objective(options, interactions or {}, plan)
+    plan, proven, bound = solve(options, limits, solver, time_limit)
+    objective = math.fsum(options[unit][bits] for unit, bits in plan.items())
     provenance = {
         "kind": "allocated",
         "objective": objective,
@@ -178,14 +177,3 @@ def _require_finite(options: Mapping[str, Mapping[Bits, float]]) -> None:
                     f"The score of '{unit}' at {Bits(*bits)} bits is {score}: measure relevance and sensitivity "
                     "again, and check the model's logits on these images."
                 )
-
-
-def _objective(
-    options: Mapping[str, Mapping[Bits, float]], interactions: Interactions, plan: Mapping[str, Bits]
-) -> float:
-    pairs = (
-        value
-        for (left, left_bits, right, right_bits), value in interactions.items()
-        if plan[left] == left_bits and plan[right] == right_bits
-    )
-    return math.fsum([*(options[unit][bits] for unit, bits in plan.items()), *pairs])

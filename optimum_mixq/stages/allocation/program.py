@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 LARGEST_NUMBER_OF_CUTS = 200
 
-# Two options of two units, (unit, bits, unit, bits), and what having both adds to the damage.
-Interactions = Mapping[tuple[str, Bits, str, Bits], float]
-
 
 @dataclass(frozen=True)
 class Limit:
@@ -36,7 +33,6 @@ class Limit:
 def solve(
     options: Mapping[str, Mapping[Bits, float]],
     limits: Sequence[Limit],
-    interactions: Interactions,
     solver: str,
     time_limit: float | None,
 ) -> tuple[dict[str, Bits], bool, float | None]:
@@ -46,12 +42,12 @@ def solve(
     """
     import pulp
 
-    problem, chosen, unit_of_score = _build(options, limits, interactions)
+    problem, chosen, unit_of_score = _build(options, limits)
     for _ in range(LARGEST_NUMBER_OF_CUTS):
         problem.solve(_solver(solver, time_limit))
         if problem.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
             if time_limit is not None and problem.sol_status != pulp.LpSolutionInfeasible:
-                raise ValueError(f"Found no plan within {time_limit} seconds: allow more time, or fewer interactions.")
+                raise ValueError(f"Found no plan within {time_limit} seconds: allow more time.")
             raise ValueError(
                 "No plan fits all budgets together, though each alone could be kept: allow more of one of them."
             )
@@ -75,9 +71,7 @@ def solve(
 
 
 def _build(
-    options: Mapping[str, Mapping[Bits, float]],
-    limits: Sequence[Limit],
-    interactions: Interactions,
+    options: Mapping[str, Mapping[Bits, float]], limits: Sequence[Limit]
 ) -> tuple["pulp.LpProblem", dict[str, dict[Bits, Any]], float]:
     """Return the program, its variables by unit and bits, and the score that stands for 1 in its objective."""
     import pulp
@@ -91,11 +85,9 @@ def _build(
     }
     # Scores from the unit's least one: a constant less, and numbers of one size for the solver's tolerances.
     rise = {unit: {bits: score - min(row.values()) for bits, score in row.items()} for unit, row in options.items()}
-    largest = max((value for row in rise.values() for value in row.values()), default=0.0)
-    largest = max([largest, *map(abs, interactions.values())]) or 1.0
+    largest = max((value for row in rise.values() for value in row.values()), default=0.0) or 1.0
     unit_of_score = largest / 1e4
     terms = [(variable, rise[unit][bits]) for unit, row in chosen.items() for bits, variable in row.items()]
-    terms += _linearised(problem, chosen, interactions)
     problem += pulp.lpSum(value / unit_of_score * variable for variable, value in terms)
     for row in chosen.values():
         problem += pulp.lpSum(row.values()) == 1
@@ -123,23 +115,6 @@ def _add_limit(problem: "pulp.LpProblem", chosen: dict[str, dict[Bits, Any]], li
                 terms.append(more / free * variable)
     if terms:
         problem += pulp.lpSum(terms) <= 1
-
-
-def _linearised(
-    problem: "pulp.LpProblem", chosen: dict[str, dict[Bits, Any]], interactions: Interactions
-) -> list[tuple[Any, float]]:
-    """Return the terms value * z with z = x y exactly: z <= x, z <= y, z >= x + y - 1 (Glover and Woolsey 1974)."""
-    terms = []
-    for number, ((left, left_bits, right, right_bits), value) in enumerate(interactions.items()):
-        pair = chosen[left].get(left_bits), chosen[right].get(right_bits)
-        if pair[0] is None or pair[1] is None:
-            continue
-        both = problem.add_variable(f"z_{number}", 0, 1)
-        problem += both <= pair[0]
-        problem += both <= pair[1]
-        problem += both >= pair[0] + pair[1] - 1
-        terms.append((both, value))
-    return terms
 
 
 def _solver(name: str, time_limit: float | None) -> Any:

@@ -24,22 +24,34 @@ def best_plan(
     return allocate(scores, costs, budget, options.overrides, options.exclude, solver=options.solver)
 
 
+def objectives(options: BudgetOptions) -> dict[str, BudgetOptions]:
+    """Return the options with each exponent of relevance that they compare, by the names of the best plans."""
+    alphas = (options.alpha, *OTHER_ALPHAS) if options.compare else (options.alpha,)
+    return {f"alpha {alpha:g}": replace(options, alpha=alpha) for alpha in dict.fromkeys(alphas)}
+
+
 def propose_plans(
     relevance: LayerRelevance, sensitivity: SensitivityTable, costs: UnitCosts, options: BudgetOptions
 ) -> dict[str, BitPlan]:
     """Return the plans that may be the best: of the options' objective, and with `compare` of others too."""
-    alphas = (options.alpha, *OTHER_ALPHAS) if options.compare else (options.alpha,)
     plans = {
-        f"alpha {alpha:g}": best_plan(relevance, sensitivity, costs, replace(options, alpha=alpha))
-        for alpha in dict.fromkeys(alphas)
+        name: best_plan(relevance, sensitivity, costs, objective) for name, objective in objectives(options).items()
     }
     if not options.compare:
         return plans
-    plans["relevance alone"] = best_plan(relevance, _alike(sensitivity), costs, replace(options, alpha=1.0))
+    plans["relevance alone"] = best_plan(
+        relevance, ignore_sensitivity(sensitivity), costs, replace(options, alpha=1.0)
+    )
     uniform = dict.fromkeys(costs.macs, target_bits(options, costs))
     if not options.overrides and not options.exclude and budget_of(options, costs).allows(costs, uniform):
         plans["uniform"] = BitPlan(uniform, {"kind": "uniform", "achieved": costs.achieved(uniform)})
     return plans
+
+
+def ignore_sensitivity(sensitivity: SensitivityTable) -> SensitivityTable:
+    """Return a table in which all units suffer alike: rounding noise falls fourfold per bit, and adds up."""
+    table = {unit: {bits: sum(4.0**-part for part in bits) for bits in row} for unit, row in sensitivity.table.items()}
+    return replace(sensitivity, table=table)
 
 
 def best_plans_of_averages(
@@ -52,12 +64,6 @@ def best_plans_of_averages(
     """Return the best plan for each average of bits, from the same measurements: the whole frontier."""
     wide = replace(options, candidate_bits=options.candidate_bits or WIDTHS_OF_A_SWEEP)
     return [best_plan(relevance, sensitivity, costs, replace(wide, bits=_whole(bits))) for bits in average_bits]
-
-
-def _alike(sensitivity: SensitivityTable) -> SensitivityTable:
-    """Return a table in which all units suffer alike: rounding noise falls fourfold per bit, and adds up."""
-    table = {unit: {bits: sum(4.0**-part for part in bits) for bits in row} for unit, row in sensitivity.table.items()}
-    return replace(sensitivity, table=table)
 
 
 def _whole(bits: float) -> int | float:

@@ -33,8 +33,9 @@ from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.stages.calibration.attention import AttentionOperands, calibrate_attention, run_attention
 from optimum_mixq.stages.calibration.block_run import BlockRun, place
 from optimum_mixq.stages.calibration.ends import calibrate_heads, calibrate_stem
-from optimum_mixq.stages.calibration.linear import calibrate_linear, start_linear
-from optimum_mixq.utils.bits import Bits
+from optimum_mixq.stages.calibration.linear import CalibratedLayers, group_bits, prepare_linear, start_linear
+from optimum_mixq.stages.calibration.rounders import NearestRounder, Rounder, rounder_of
+from optimum_mixq.utils.bits import LARGEST_BITS, Bits
 from optimum_mixq.utils.memory import return_freed_memory
 from optimum_mixq.utils.progress import progress_bar
 
@@ -98,7 +99,7 @@ def calibrate_variants(
         quantized = copy.deepcopy(model)
         _attach_attention(quantized, architecture)
         with measuring(quantized):
-            wanted = _Wanted(plan, candidates, config.calibration)
+            wanted = _Wanted(plan, [Bits(*bits) for bits in candidates], config.calibration)
             return quantized, _calibrate_blocks(model, quantized, calibration_images, wanted, convert, description)
 
 
@@ -162,13 +163,28 @@ def _calibrate_layers(
     """Put a unit's layers at the plan's bits into the model, and return those at other bits."""
     own, options = wanted.plan.bits[unit.name], wanted.options
     start = start_linear(run, unit, float_outputs, options)
-    others = (bits for bits in wanted.candidates if bits != own)
-    variants = {bits: calibrate_linear(run, start, bits, options).modules for bits in others}
-    chosen = calibrate_linear(run, start, own, options)
+    others = [bits for bits in wanted.candidates if bits != own]
+    found = dict[Bits, CalibratedLayers]()
+    for group in group_bits(start, [own, *others], options):
+        prepared = prepare_linear(run, start, group[0], options)
+        for bits in group:
+            rounder = rounder_of(options) if bits == own else _choose_rounder(bits, own, options)
+            found[bits] = prepared.round(bits.weight, options, rounder)
+    chosen = found.pop(own)
     place(run.model, chosen.modules)
     for name, outputs in chosen.outputs():
         replay(name, outputs)
-    return variants
+    return {bits: found[bits].modules for bits in others}
+
+
+def _choose_rounder(bits: Bits, own: Bits, options: CalibrationOptions) -> Rounder:
+    """Return what rounds a variant's weight.
+
+    Where its input alone has other bits and the weight has the most, rounding the weight costs next to nothing beside
+    rounding the input: the quick way will do.
+    """
+    quick = options.rounder is None and bits.weight == own.weight == LARGEST_BITS
+    return NearestRounder(options) if quick else rounder_of(options)
 
 
 def _calibrate_matmuls(run: BlockRun, wanted: _Wanted, replay: Replay) -> Variants:

@@ -2,6 +2,7 @@
 """Rounds the weights of layers that read the same input, as one matrix: query, key and value share its moments."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,36 +11,51 @@ from optimum_mixq.config import CalibrationOptions
 from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.grids import UniformGrid, round_to_codes
 from optimum_mixq.quant.layers import QuantLinear
-from optimum_mixq.stages.calibration.rounders import rounder_of
-from optimum_mixq.stages.calibration.rounding import MomentAccumulator, correct_weight
+from optimum_mixq.stages.calibration.rounders import Rounder
+from optimum_mixq.stages.calibration.rounding import InputMoments, MomentAccumulator, correct_weight
 
 
-def round_layers(
+@dataclass(frozen=True)
+class CorrectedLayers:
+    """Layers that read the same input on a grid, with their weights moved to mend what that does to their output."""
+
+    layers: tuple[nn.Linear, ...]
+    grid: UniformGrid
+    weight: Tensor  # (O, C), of all layers, one below the other
+    bias: Tensor | None  # (O,)
+    statistics: InputMoments
+
+    def round(self, bits: int, options: CalibrationOptions, rounder: Rounder) -> list[QuantLinear]:
+        """Return the layers with rounded weights."""
+        statistics, bias = self.statistics, self.bias
+        # The bias takes up a rounding error's mean, so only its variance has to be kept small.
+        moment = statistics.second_moment if bias is None else statistics.covariance
+        scale = self.grid.scale.expand(self.weight.shape[1])
+        arithmetic = arithmetic_of(options.arithmetic).of_layer(bits)
+        gridded, moment = arithmetic.to_grid(self.weight, scale), arithmetic.moments_on_grid(moment, scale)
+        rounded = rounder.round(gridded, bits, moment)
+        if bias is not None:
+            bias = bias + arithmetic.from_grid(gridded - rounded.values, scale) @ statistics.mean
+        weight = arithmetic.from_grid(rounded.values, scale)
+        return _split(self.layers, weight, bias, rounded.grid, self.grid, options.arithmetic)
+
+
+def correct_layers(
     layers: Sequence[nn.Linear],
     grid: UniformGrid,
     inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
-    weight_bits: int,
     options: CalibrationOptions,
-) -> list[QuantLinear]:
-    """Return the layers, which read the same input on `grid`, with corrected and rounded weights."""
+) -> CorrectedLayers:
+    """Return layers that read the same input on `grid`, ready to be rounded to any number of bits."""
     weight, bias = join_layers(layers)
     moments = MomentAccumulator()
     for batch, target in zip(inputs, targets, strict=True):
         moments.observe(round_to_codes(batch, grid).to(torch.uint8), target)
     statistics = moments.result().of_values(grid)
-    del moments
     if options.correction:
         weight, bias = correct_weight(weight, bias, statistics, options.ridge)
-    # The bias takes up a rounding error's mean, so only its variance has to be kept small.
-    moment = statistics.second_moment if bias is None else statistics.covariance
-    scale = grid.scale.expand(weight.shape[1])
-    arithmetic = arithmetic_of(options.arithmetic).of_layer(weight_bits)
-    gridded, moment = arithmetic.to_grid(weight, scale), arithmetic.moments_on_grid(moment, scale)
-    rounded = rounder_of(options).round(gridded, weight_bits, moment)
-    if bias is not None:
-        bias = bias + arithmetic.from_grid(gridded - rounded.values, scale) @ statistics.mean
-    return _split(layers, arithmetic.from_grid(rounded.values, scale), bias, rounded.grid, grid, options.arithmetic)
+    return CorrectedLayers(tuple(layers), grid, weight, bias, statistics)
 
 
 def join_layers(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:

@@ -2,7 +2,7 @@
 """Calibrates the linear layers of one unit; the model itself is left as it is."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.grids import UniformGrid, round_to_codes
 from optimum_mixq.quant.layers import QuantLinear
 from optimum_mixq.stages.calibration.block_run import BlockRun
-from optimum_mixq.stages.calibration.joint_rounding import join_layers, round_layers
+from optimum_mixq.stages.calibration.joint_rounding import CorrectedLayers, correct_layers, join_layers
 from optimum_mixq.stages.calibration.observers import (
     Observation,
     RowObserver,
@@ -23,6 +23,8 @@ from optimum_mixq.stages.calibration.observers import (
     searched_grid,
 )
 from optimum_mixq.stages.calibration.reparameterization import balance, clip_grid, fold, search_clip
+from optimum_mixq.stages.calibration.rounders import Rounder
+from optimum_mixq.utils.bits import Bits
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,20 @@ class CalibratedLayers:
                 yield name, [kernel(batch, self.inputs[0].dtype) for batch in codes]
 
 
+@dataclass(frozen=True)
+class PreparedLayers:
+    """The layers of a unit with the grid of their input; their weights are not rounded yet."""
+
+    names: tuple[str, ...]
+    corrected: CorrectedLayers
+    folded: dict[str, nn.Module]  # the LayerNorm before them, if scales were folded into it
+    inputs: list[Tensor]  # what the layers read, batch by batch
+
+    def round(self, weight_bits: int, options: CalibrationOptions, rounder: Rounder) -> CalibratedLayers:
+        layers = self.corrected.round(weight_bits, options, rounder)
+        return CalibratedLayers(dict(zip(self.names, layers, strict=True)) | self.folded, self.inputs)
+
+
 def start_linear(
     run: BlockRun, unit: Unit, float_outputs: list[list[Tensor]], options: CalibrationOptions
 ) -> LinearStart:
@@ -71,23 +87,29 @@ def start_linear(
     return LinearStart(unit, layers, norm, inputs, targets, observer.result())
 
 
-def calibrate_linear(
-    run: BlockRun, start: LinearStart, bits: tuple[int, int], options: CalibrationOptions
-) -> CalibratedLayers:
-    """Return the unit's layers with (weight bits, activation bits)."""
-    weight_bits, input_bits = bits
+def group_bits(start: LinearStart, wanted: Iterable[Bits], options: CalibrationOptions) -> list[list[Bits]]:
+    """Return the bits in groups for which the layers are prepared alike."""
+    groups: dict[object, list[Bits]] = {}
+    searched = start.norm is not None and options.clip == "search"  # for a weight of so many bits
+    for bits in wanted:
+        groups.setdefault(bits if searched else bits.activation, []).append(bits)
+    return list(groups.values())
+
+
+def prepare_linear(run: BlockRun, start: LinearStart, bits: Bits, options: CalibrationOptions) -> PreparedLayers:
+    """Return the unit's layers as they are before their weights are rounded to any of a group's bits."""
     find = searched_grid if options.input_search else minmax_grid
-    grid = find(start.observation, input_bits)
+    grid = find(start.observation, bits.activation)
     layers, inputs, folded = start.layers, start.inputs, dict[str, nn.Module]()
     if start.norm is not None:
-        norm, layers, grid = _fold(run, start, start.norm, grid, weight_bits, options)
+        norm, layers, grid = _fold(run, start, start.norm, grid, bits.weight, options)
         folded = {start.norm.norm: norm}
         with run.replaced(folded):
             inputs = _inputs(run, start.unit)
     elif options.level:
         grid = leveled_grid(grid, start.observation)
-    rounded = round_layers(layers, grid, inputs, start.targets, weight_bits, options)
-    return CalibratedLayers(dict(zip(start.unit.modules, rounded, strict=True)) | folded, inputs)
+    corrected = correct_layers(layers, grid, inputs, start.targets, options)
+    return PreparedLayers(start.unit.modules, corrected, folded, inputs)
 
 
 def _inputs(run: BlockRun, unit: Unit) -> list[Tensor]:

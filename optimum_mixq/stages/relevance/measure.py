@@ -51,10 +51,8 @@ def measure_relevance(
     totals, count = torch.zeros(len(units), dtype=torch.float64), 0
     drift: dict[str, float] = {block.name: 0.0 for block in architecture.blocks}
     bar = progress_bar(images, "Relevance", "image")
-    for batch in (part for whole in batches for part in _split(whole)):
-        scores, errors = _measure_batch(model, architecture, batch, way, stabiliser)
-        table = torch.stack([scores[name] for name in units])  # (units, B)
-        table = table / table.sum(0).clamp(min=torch.finfo(table.dtype).tiny)
+    for batch in (part for whole in batches for part in whole.split(IMAGES_AT_ONCE)):
+        table, errors = measure_shares(model, architecture, batch, way, stabiliser)
         totals, count = totals + table.sum(1), count + table.shape[1]
         drift = {name: max(error, errors[name]) for name, error in drift.items()}
         bar.update(table.shape[1])
@@ -66,29 +64,10 @@ def measure_relevance(
     return LayerRelevance(shares, max(drift.values()), count, score)
 
 
-def explain(model: PreTrainedModel, pixel_values: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Return heat maps (B, H, W): the relevance of each pixel of images (B, C, H, W) for their classes.
-
-    A map sums to one. Without labels (B,) the predicted class is explained.
-    """
-    _require_supported(model)
-    pixels = pixel_values.detach().to(model.device, model.dtype).clone().requires_grad_()
-    with relevance_rules(model):
-        logits = model(pixel_values=pixels).logits
-    (relevance,) = torch.autograd.grad(logits, pixels, _start(model, logits, labels))
-    return relevance.sum(1)
-
-
-def _split(batch: Batch) -> Iterator[Batch]:
-    labels = None if batch.labels is None else batch.labels.split(IMAGES_AT_ONCE)
-    for number, pixels in enumerate(batch.pixel_values.split(IMAGES_AT_ONCE)):
-        yield Batch(pixels, None if labels is None else labels[number], ())
-
-
-def _measure_batch(
+def measure_shares(
     model: PreTrainedModel, architecture: Architecture, batch: Batch, score: Score, stabiliser: float
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return the units' scores (B,) and the blocks' conservation errors of one batch."""
+) -> tuple[Tensor, dict[str, float]]:
+    """Return each unit's share of each image's relevance (units, B), and the blocks' conservation errors."""
     pixels = batch.pixel_values.to(model.device, model.dtype)
     gradients: dict[str, list[Tensor]] = {}
     if score.needs_gradient:
@@ -110,8 +89,22 @@ def _measure_batch(
         logits = model(pixel_values=pixels).logits
     start = _start(model, logits, batch.labels)
     torch.autograd.grad(logits, start_tensor, start)
-    scores = {unit: value.abs() for unit, value in scores.items()}
-    return scores, {name: float((total - 1).abs().max()) for name, total in sums.items()}
+    table = torch.stack([scores[unit.name] for unit in architecture.units]).abs()
+    table = table / table.sum(0).clamp(min=torch.finfo(table.dtype).tiny)
+    return table, {name: float((total - 1).abs().max()) for name, total in sums.items()}
+
+
+def explain(model: PreTrainedModel, pixel_values: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return heat maps (B, H, W): the relevance of each pixel of images (B, C, H, W) for their classes.
+
+    A map sums to one. Without labels (B,) the predicted class is explained.
+    """
+    _require_supported(model)
+    pixels = pixel_values.detach().to(model.device, model.dtype).clone().requires_grad_()
+    with relevance_rules(model):
+        logits = model(pixel_values=pixels).logits
+    (relevance,) = torch.autograd.grad(logits, pixels, _start(model, logits, labels))
+    return relevance.sum(1)
 
 
 def _plain_gradients(

@@ -2,7 +2,7 @@
 """Stage 2: what each unit's bits cost the network, by one of several methods."""
 
 # Each registers what it holds.
-from optimum_mixq.stages.sensitivity import gradients, metrics, swapping  # noqa: F401
+from optimum_mixq.stages.sensitivity import first_order, fisher, gradients, hessian_trace, metrics, swapping  # noqa: F401
 from optimum_mixq.stages.sensitivity.registry import method_names, metric_names, register_method, register_metric
 
 

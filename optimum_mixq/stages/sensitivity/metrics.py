@@ -3,6 +3,7 @@
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
 from optimum_mixq.stages.sensitivity.registry import Compared, Metric, register_metric
@@ -16,7 +17,7 @@ class Shift(Metric):
     name = "shift"
     from_baseline = True
 
-    def damage(self, compared: Compared) -> float:
+    def damages(self, compared: Compared) -> Tensor:
         return _divergence(compared)
 
 
@@ -26,20 +27,20 @@ class KL(Metric):
 
     name = "kl"
 
-    def damage(self, compared: Compared) -> float:
+    def damages(self, compared: Compared) -> Tensor:
         return _divergence(compared)
 
 
 class _AgainstLabels(Metric):
     needs_labels = True
 
-    def damage(self, compared: Compared) -> float:
+    def damages(self, compared: Compared) -> Tensor:
         assert compared.labels is not None
         return self.against(compared.task, compared.logits, compared.labels)
 
     @abstractmethod
-    def against(self, task: Task, logits: Tensor, labels: Tensor) -> float:
-        """Return the damage summed over the images, from logits (B, outputs) and their labels."""
+    def against(self, task: Task, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the damage to each image (B,), from logits (B, outputs) and their labels."""
 
 
 @register_metric
@@ -48,8 +49,8 @@ class CrossEntropy(_AgainstLabels):
 
     name = "cross_entropy"
 
-    def against(self, task: Task, logits: Tensor, labels: Tensor) -> float:
-        return float(task.loss(logits.double(), task.targets(labels, logits.shape[-1])).sum())
+    def against(self, task: Task, logits: Tensor, labels: Tensor) -> Tensor:
+        return task.loss(logits.double(), task.targets(labels, logits.shape[-1]))
 
 
 @register_metric
@@ -58,13 +59,14 @@ class Accuracy(_AgainstLabels):
 
     name = "accuracy"
 
-    def against(self, task: Task, logits: Tensor, labels: Tensor) -> float:
-        accuracy = task.accuracy(logits, labels)
-        if accuracy is None:
+    def against(self, task: Task, logits: Tensor, labels: Tensor) -> Tensor:
+        shares = [task.accuracy(*pair) for pair in zip(logits.split(1), labels.split(1), strict=True)]
+        right = [share for share in shares if share is not None]
+        if len(right) < len(shares):
             raise ValueError("The metric 'accuracy' needs classes, and this model's outputs are numbers: use 'shift'.")
-        return len(logits) * (1 - accuracy)
+        return 1 - torch.tensor(right, dtype=torch.float64)
 
 
-def _divergence(compared: Compared) -> float:
+def _divergence(compared: Compared) -> Tensor:
     logits, reference = compared.logits.double(), compared.reference.double()
-    return float(compared.task.divergence(logits, reference, compared.temperature).sum())
+    return compared.task.divergence(logits, reference, compared.temperature)

@@ -5,11 +5,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from optimum_mixq.stages.sensitivity.moments import Moments, Sums
 from optimum_mixq.utils.files import read_json, write_json
 
 
-# By unit and bits, as text.
-Sums = dict[str, dict[str, float]]
+# What the sums of a file are of: one of another kind cannot be gone on from.
+STATISTICS = "halves and squares"
 
 
 class Progress:
@@ -21,7 +22,7 @@ class Progress:
     def __init__(self, path: Path | None, marks: dict[str, str]) -> None:
         self.rank, self.processes = find_process()
         self.sums: Sums = {}
-        self._marks, self._path = marks, path
+        self._marks, self._path = {**marks, "statistics": STATISTICS}, path
         self._done: set[tuple[int, ...]] = set()
         if self._path is not None and self.processes > 1:
             self._path = self._path.with_name(f"{self._path.name}.{self.rank}-of-{self.processes}")
@@ -41,7 +42,7 @@ class Progress:
     def is_done(self, *step: int) -> bool:
         return step in self._done
 
-    def add(self, found: Mapping[str, Mapping[str, float]], *step: int) -> None:
+    def add(self, found: Mapping[str, Mapping[str, Moments]], *step: int) -> None:
         """Add what a step found to the sums."""
         _add(self.sums, found)
         self._done.add(step)
@@ -72,8 +73,9 @@ def find_process() -> tuple[int, int]:
     return int(state.process_index), int(state.num_processes)  # type: ignore[has-type]
 
 
-def _add(sums: Sums, found: Mapping[str, Mapping[str, float]]) -> None:
+def _add(sums: Sums, found: Mapping[str, Mapping[str, Moments]]) -> None:
     for unit, row in found.items():
         known = sums.setdefault(unit, {})
-        for bits, value in row.items():
-            known[bits] = known.get(bits, 0.0) + value
+        for bits, moments in row.items():
+            before = known.get(bits, [0.0] * len(moments))
+            known[bits] = [one + other for one, other in zip(before, moments, strict=True)]

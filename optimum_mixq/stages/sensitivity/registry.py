@@ -60,8 +60,8 @@ class Metric(ABC):
     from_baseline: ClassVar[bool] = False  # whether the reference is the baseline's logits or the float model's
 
     @abstractmethod
-    def damage(self, compared: Compared) -> float:
-        """Return the damage summed over the images, in float64."""
+    def damages(self, compared: Compared) -> Tensor:
+        """Return the damage to each image (B,), in float64."""
 
 
 class Method(ABC):

@@ -15,7 +15,8 @@ from optimum_mixq.architectures.replay import ModelCalls, finish, record_calls, 
 from optimum_mixq.artifacts import SensitivityTable
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.quant.grids import require_finite
-from optimum_mixq.stages.sensitivity.progress import Progress, Sums
+from optimum_mixq.stages.sensitivity.moments import Sums, make_table, sum_images
+from optimum_mixq.stages.sensitivity.progress import Progress
 from optimum_mixq.stages.sensitivity.registry import (
     Compared,
     Method,
@@ -76,51 +77,47 @@ class _Measurement:
         return progress_bar(total, "Sensitivity", "block", self.progress.rank == 0, done)
 
     def _count_runs(self) -> list[int]:
-        """Return how many blocks run, per batch, for the variants of each block; the baseline counts to the first."""
+        """Return how many blocks run, per batch, for the variants of each block."""
         blocks = self.architecture.blocks
         counts = [sum(len(self.variants[unit.name]) for unit in block.units) for block in blocks]
-        counts[0] += 1
         return [count * (len(counts) - number) for number, count in enumerate(counts)]
 
     def _measure_batch(self, number: int, batch: Batch) -> None:
         """Add one batch's damage of every variant to the sums; what is done already is passed over."""
         pixels = batch.pixel_values.to(self.inputs.model.device, self.inputs.model.dtype)
-        reference = (self.baseline if self.metric.from_baseline else self.inputs.model)(pixel_values=pixels).logits
+        own = self.baseline(pixel_values=pixels).logits
+        reference = own if self.metric.from_baseline else self.inputs.model(pixel_values=pixels).logits
         require_finite(reference, "the model's logits")
         calls = record_calls(self.baseline, self.architecture, pixels[:1])
         labels = None if batch.labels is None else batch.labels.to(reference.device)
-        compared = Compared(self.task, reference, reference, labels, self.inputs.temperature)
+        compared = Compared(self.task, own, reference, labels, self.inputs.temperature)
         step = _BatchStep(self, calls, pixels[:1], compared)
+        first = sum(map(len, self.inputs.batches[:number]))
         hidden = record_hidden(self.baseline, self.architecture, pixels)
         for index, block in enumerate(self.architecture.blocks):
             if index in self.mine and not self.progress.is_done(number, index):
-                found = self._measure_block(step, index, hidden)
+                found = self._measure_block(step, index, hidden, first)
                 self.progress.add(found, number, index)
             hidden = run_block(self.baseline, block, hidden, calls.blocks[block.name])
 
-    def _measure_block(self, step: "_BatchStep", index: int, hidden: Tensor) -> Sums:
+    def _measure_block(self, step: "_BatchStep", index: int, hidden: Tensor, first: int) -> Sums:
+        """Return the damages of a block's variants, summed over the images from position `first` on."""
         found: Sums = {}
         for unit in self.architecture.blocks[index].units:
             found[unit.name] = {}
             for bits, modules in self.variants[unit.name].items():
                 with replaced_modules(self.baseline, modules):
-                    found[unit.name][str(Bits(*bits))] = step.damage(index, hidden)
+                    rises = step.damages(index, hidden) - step.baseline
+                found[unit.name][str(Bits(*bits))] = sum_images(rises, first)
         if index == 0:
-            found[""] = {"baseline": step.damage(0, hidden)}
+            found[""] = {"baseline": sum_images(step.baseline, first)}
         return found
 
     def _make_table(self, sums: Sums) -> SensitivityTable:
-        inputs, count = self.inputs, sum(len(batch) for batch in self.inputs.batches)
-        base = sums.pop("")["baseline"] / count
-        table = {
-            unit.name: {Bits.parse(text): value / count - base for text, value in sums[unit.name].items()}
-            for unit in self.architecture.units
-        }
-        measured = {Bits(*bits) for row in self.variants.values() for bits in row} | {Bits(*inputs.baseline)}
-        for row in table.values():
-            # A matmul has no weight: where its operands' bits are the baseline's, it is the baseline.
-            row |= dict.fromkeys(measured - set(row), 0.0)
-        return SensitivityTable(table, inputs.baseline, base, inputs.metric, count, self.fingerprint)
+        images = sum(map(len, self.inputs.batches))
+        even, odd, _ = sums[""]["baseline"]
+        units = [unit.name for unit in self.architecture.units]
+        return make_table(self.inputs, self.fingerprint, sums, units, images, (even + odd) / images)
 
 
 class _BatchStep:
@@ -128,9 +125,10 @@ class _BatchStep:
 
     def __init__(self, measurement: _Measurement, calls: ModelCalls, image: Tensor, compared: Compared) -> None:
         self.measurement, self.calls, self.image, self.compared = measurement, calls, image, compared
+        self.baseline = measurement.metric.damages(compared)  # (B,)
 
-    def damage(self, start: int, hidden: Tensor) -> float:
-        """Return the metric, summed over images, with the blocks from number `start` run on `hidden`."""
+    def damages(self, start: int, hidden: Tensor) -> Tensor:
+        """Return the metric of each image (B,), with the blocks from number `start` run on `hidden`."""
         measurement = self.measurement
         model, blocks = measurement.baseline, measurement.architecture.blocks[start:]
         for block in blocks:
@@ -138,7 +136,7 @@ class _BatchStep:
         measurement.bar.update(len(blocks))
         logits = finish(model, measurement.architecture, self.calls, self.image, hidden).logits
         compared = self.compared
-        return measurement.metric.damage(
+        return measurement.metric.damages(
             Compared(compared.task, logits, compared.reference, compared.labels, compared.temperature)
         )
 

@@ -5,7 +5,7 @@ The hidden states in front of each block are kept from one forward without a gra
 alone and with a graph, and hands the gradients at its input to the block before it: memory holds one block's graph.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,6 @@ from optimum_mixq.architectures.replay import (
 )
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.quant.grids import require_finite
-from optimum_mixq.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,15 @@ class UnitTrace:
 
     operands: tuple[Traced, ...]  # (..., C) for layers; query and key, or attention weights and value
     outputs: tuple[Traced, ...]  # (..., O) of each layer; none for a matmul
+    weights: tuple[Tensor, ...]  # (O, C) of each layer
 
 
 def trace_units(
-    model: PreTrainedModel, architecture: Architecture, pixels: Tensor, signs: Tensor, temperature: float
+    model: PreTrainedModel, architecture: Architecture, pixels: Tensor, start: Callable[[Tensor], Sequence[Tensor]]
 ) -> Iterator[dict[str, UnitTrace]]:
-    """Yield each block's traces, by unit name, for images (B, C, H, W) and signs (probes, B, outputs).
+    """Yield each block's traces, by unit name, for images (B, C, H, W).
 
-    Of each image and probe v (`Task.probe`) it is the gradient of v^T logits that is traced.
+    `start` returns the probes v (B, outputs) for logits (B, outputs): gradients of v^T logits are traced.
     """
     watched: dict[str, Sequence[Tensor]] = {}
     with watched_units(model, watched.__setitem__):
@@ -60,11 +60,10 @@ def trace_units(
         last = hidden.pop().requires_grad_()
         logits = finish(model, architecture, calls, pixels[:1], last).logits
         require_finite(logits, "the model's logits")
-        probes = [task_of(model).probe(logits.detach(), row, temperature) for row in signs]
-        gradients = _backward([logits], [last], [[probe] for probe in probes])[0]
+        gradients = _backward([logits], [last], [[probe] for probe in start(logits.detach())])[0]
         for block in reversed(architecture.blocks):
-            start, call = hidden.pop().requires_grad_(), calls.blocks[block.name]
-            traces, gradients = _trace_block(model, block, call, start, gradients, watched)
+            entering, call = hidden.pop().requires_grad_(), calls.blocks[block.name]
+            traces, gradients = _trace_block(model, block, call, entering, gradients, watched)
             with torch.no_grad():
                 yield traces
 
@@ -89,7 +88,8 @@ def _trace_block(
     for unit in block.units:
         operands = tuple(Traced(tensor.detach(), next(found)) for tensor in watched[unit.name])
         outputs = tuple(Traced(captured[name][0].detach(), next(found)) for name in unit.modules)
-        traces[unit.name] = UnitTrace(operands, outputs)
+        weights = tuple(model.get_parameter(f"{name}.weight").detach() for name in unit.modules)
+        traces[unit.name] = UnitTrace(operands, outputs, weights)
     watched.clear()
     return traces, before
 

@@ -1,5 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.quant.layers import QuantConv2d, QuantLinear
-from optimum_mixq.stages.calibration.blocks import _split_batches, calibrate
+from optimum_mixq.stages.calibration.blocks import _split_batches, calibrate, calibrate_variants
 from optimum_mixq.stages.calibration.reparameterization import balance
 from optimum_mixq.stages.evaluation import score
 from optimum_mixq.stages.packing import pack
+from optimum_mixq.utils.bits import Bits
 
 
 def calibrated(model, bits=8, batches=1, **options):
@@ -159,3 +161,35 @@ def test_a_plan_of_another_model_is_refused(vit):
 def test_packing_what_was_not_calibrated_is_refused(vit):
     with pytest.raises(ValueError, match="Expected a calibrated model, found no quantized layer in it"):
         pack(vit)
+
+
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+def test_bits_that_are_calibrated_together_are_what_each_is_alone(vit, arithmetic):
+    images, config, uniform = [random_pixels(vit, 4)], MixQConfig(arithmetic=arithmetic), BitPlan.uniform(vit, 8)
+
+    def weights(candidates):
+        _, variants = calibrate_variants(vit, uniform, images, config, candidates)
+        return {
+            (unit, bits, name): module.weight
+            for unit, row in variants.items()
+            for bits, modules in row.items()
+            for name, module in modules.items()
+            if isinstance(module, QuantLinear)
+        }
+
+    candidates = [Bits(3, 8), Bits(8, 4), Bits(5, 8), Bits(8, 3), Bits(3, 4)]
+    together = weights(candidates)
+    alone = {key: weight for bits in candidates for key, weight in weights([bits]).items()}
+    assert list(alone) != list(together) and set(alone) == set(together)
+    assert all(torch.equal(weight, alone[key]) for key, weight in together.items())
+
+
+def test_a_weight_of_the_most_bits_is_rounded_to_nearest_where_only_its_input_changes(vit):
+    images, config, uniform = [random_pixels(vit, 4)], MixQConfig(correction=False), BitPlan.uniform(vit, 8)
+    _, variants = calibrate_variants(vit, uniform, images, config, [Bits(8, 3), Bits(3, 8)])
+    nearest = dataclasses.replace(config, compensation=False)
+    _, expected = calibrate_variants(vit, uniform, images, nearest, [Bits(8, 3), Bits(3, 8)])
+    unit = describe(vit).blocks[0].units[0].name  # what is in front of others is rounded in two ways here
+    for bits, modules in variants[unit].items():
+        for name, module in modules.items():
+            assert torch.equal(module.weight, expected[unit][bits][name].weight) == (bits == (8, 3))

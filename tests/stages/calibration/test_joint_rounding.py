@@ -5,8 +5,9 @@ from torch import nn
 
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.quant.grids import fake_quantize, round_to_codes
-from optimum_mixq.stages.calibration.joint_rounding import join_layers, round_layers
+from optimum_mixq.stages.calibration.joint_rounding import correct_layers, join_layers
 from optimum_mixq.stages.calibration.observers import RowObserver, minmax_weight_grid, searched_grid
+from optimum_mixq.stages.calibration.rounders import rounder_of
 
 
 def problem(sizes=(6, 6, 4), channels=24, bias=True, bits=4):
@@ -22,6 +23,10 @@ def problem(sizes=(6, 6, 4), channels=24, bias=True, bits=4):
 
 
 @torch.no_grad()
+def round_layers(layers, grid, inputs, targets, bits, options):
+    return correct_layers(layers, grid, inputs, targets, options).round(bits, options, rounder_of(options))
+
+
 def outputs_of(layers, inputs):
     return [torch.cat([layer(batch) for layer in layers], -1) for batch in inputs]
 

@@ -1,6 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import dataclasses
-import itertools
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import PLAIN, make_model, random_pixels
+from small_changes import all_signs, change_of, wave
 from transformers import ViTConfig, ViTForImageClassification
 
 from optimum_mixq import MixQConfig, MixQQuantizer
@@ -20,11 +20,12 @@ from optimum_mixq.artifacts import BitPlan, SensitivityTable
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.packing import pack, pack_layer
-from optimum_mixq.stages.sensitivity import gradients
-from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
-from optimum_mixq.stages.sensitivity.gradients import draw_signs, find_effects, join_effects
+from optimum_mixq.stages.sensitivity import gradients, traced
+from optimum_mixq.stages.sensitivity.changes import VariantChanges
+from optimum_mixq.stages.sensitivity.gradients import find_effects, join_effects
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
+from optimum_mixq.stages.sensitivity.traced import draw_signs
 from optimum_mixq.stages.sensitivity.traces import trace_units
 from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.bits import Bits
@@ -32,23 +33,6 @@ from optimum_mixq.utils.bits import Bits
 
 APART = ((2, 8), (8, 2), (8, 4))
 TIED = ((2, 2), (4, 4))
-
-
-def wave(values):
-    """Return what stands for the rounding error of a tensor: small, of both signs, and a function of its values."""
-    return 1e-3 * torch.sin(37 * values)
-
-
-def change_of(model, unit):
-    generator = torch.Generator().manual_seed(len(unit.name))
-    layers = []
-    for name in unit.modules:
-        layer = model.get_submodule(name)
-        weight = 1e-3 * torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
-        bias = None if layer.bias is None else 1e-3 * torch.ones_like(layer.bias)
-        layers.append((weight.to(layer.weight.device), bias))
-    operands = [wave] if unit.modules else [wave, wave]
-    return Change((lambda: layers) if layers else None, operands)
 
 
 @contextmanager
@@ -89,12 +73,6 @@ def changed_product(model, unit, sign):
         yield
 
 
-def all_signs(outputs, images):
-    """Return every row of signs there is: the mean over them is exact."""
-    rows = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=outputs)), dtype=torch.float64)
-    return rows[:, None].expand(-1, images, -1)
-
-
 @torch.no_grad()
 def check_against_divergence(model, signs, temperature):
     """Compare the damage of every unit with the divergence of the whole model, changed by as little."""
@@ -102,7 +80,10 @@ def check_against_divergence(model, signs, temperature):
     pixels, task = random_pixels(model, signs.shape[1]).double(), task_of(model)
     reference = model(pixel_values=pixels).logits
     found = {}
-    for traces in trace_units(model, architecture, pixels, signs.to(pixels.device), temperature):
+    signs = signs.to(pixels.device)
+    for traces in trace_units(
+        model, architecture, pixels, lambda logits: [task.probe(logits, row, temperature) for row in signs]
+    ):
         for unit in architecture.units:
             if unit.name in traces:
                 change = change_of(model, unit)
@@ -234,13 +215,27 @@ def test_products_cost_nothing_where_only_weights_have_other_bits(vit):
 def test_groups_and_batches_of_other_sizes_give_the_same_table(name, monkeypatch):
     whole = table_of(make_model(name))
     numbers = 3 * 17 * 24 if name == "vit" else 3 * 256 * 8
-    monkeypatch.setattr(gradients, "TRACED_NUMBERS", numbers)  # three images at once
+    monkeypatch.setattr(traced, "TRACED_NUMBERS", numbers)  # three images at once
     monkeypatch.setattr(gradients, "CACHED_NUMBERS", 1)
     parts = table_of(make_model(name), batch=7)
     assert parts.fingerprint == whole.fingerprint
     for unit, row in whole.table.items():
         # In another last digit a number may fall on the other side of a rounding boundary.
         assert parts.table[unit] == pytest.approx(row, rel=0.05)
+        assert parts.errors[unit] == pytest.approx(whole.errors[unit], rel=0.05, abs=1e-9)
+        for half, other in zip(parts.halves, whole.halves, strict=True):
+            assert half[unit] == pytest.approx(other[unit], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_products_in_bfloat16_give_the_same_damages_to_a_percent_or_two(name, monkeypatch):
+    tables = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(gradients, "dtype_of_products", lambda _, dtype=dtype: dtype)
+        tables.append(table_of(make_model(name)).table)
+    assert tables[0] != tables[1]
+    for unit, row in tables[0].items():
+        assert tables[1][unit] == pytest.approx(row, rel=0.03), unit
 
 
 def test_the_model_is_left_as_it_is(vit):
@@ -252,9 +247,9 @@ def test_the_model_is_left_as_it_is(vit):
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_table(vit, tmp_path, monkeypatch):
-    monkeypatch.setattr(gradients, "TRACED_NUMBERS", 2 * 17 * 24)  # two images at once
+    monkeypatch.setattr(traced, "TRACED_NUMBERS", 2 * 17 * 24)  # two images at once
     whole, path = table_of(vit), tmp_path / "sensitivity.json"
-    calls, original = [], gradients._Measurement._measure_group
+    calls, original = [], traced._Measurement._measure_group
 
     def dies(*arguments):
         calls.append(1)
@@ -262,7 +257,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(vit, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(gradients._Measurement, "_measure_group", dies)
+    monkeypatch.setattr(traced._Measurement, "_measure_group", dies)
     with pytest.raises(KeyboardInterrupt):
         table_of(vit, progress_file=path)
     assert json.loads(path.read_text())["done"] == [[0], [1]]
@@ -301,9 +296,9 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from conftest import make_model
-from optimum_mixq.stages.sensitivity import gradients
+from optimum_mixq.stages.sensitivity import traced
 from stages.sensitivity.test_gradients import table_of
-gradients.TRACED_NUMBERS = 2 * 17 * 24
+traced.TRACED_NUMBERS = 2 * 17 * 24
 table = table_of(make_model("vit"), images=6)
 from accelerate import PartialState
 if PartialState().is_main_process:
@@ -319,5 +314,9 @@ def test_two_processes_give_the_table_of_one(vit, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     together = SensitivityTable.load(output)
-    for unit, row in table_of(vit, images=6).table.items():
+    alone = table_of(vit, images=6)
+    for unit, row in alone.table.items():
         assert together.table[unit] == pytest.approx(row, rel=0.05)
+        assert together.errors[unit] == pytest.approx(alone.errors[unit], rel=0.05, abs=1e-9)
+        for half, other in zip(together.halves, alone.halves, strict=True):
+            assert half[unit] == pytest.approx(other[unit], rel=0.05)

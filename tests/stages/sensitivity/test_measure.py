@@ -88,6 +88,28 @@ def test_models_are_left_as_they_are(vit):
     assert not any("forward" in vars(module) for module in baseline.modules())
 
 
+@pytest.mark.parametrize("metric", ["shift", "kl", "cross_entropy", "accuracy"])
+def test_the_halves_are_the_tables_of_every_second_image(vit, metric):
+    baseline, variants = prepared(vit)
+    drawn = batches_of(vit, 7, labels=True)
+    pixels, labels = torch.cat([batch.pixel_values for batch in drawn]), torch.cat([batch.labels for batch in drawn])
+
+    def table(rows, size):
+        batches = [Batch(*both, ()) for both in zip(pixels[rows].split(size), labels[rows].split(size), strict=True)]
+        return table_of(vit, baseline, variants, batches, metric)
+
+    whole, even, odd = table(slice(None), 3), table(slice(0, None, 2), 4), table(slice(1, None, 2), 3)
+    singles = [table(slice(row, row + 1), 1) for row in range(7)]
+    assert [half.images for half in whole.half_tables()] == [4, 3]
+    for unit in ("blocks.0.qkv", "blocks.1.qk", "blocks.2.fc2"):
+        for half, expected in zip(whole.half_tables(), (even, odd), strict=True):
+            assert half.table[unit] == pytest.approx(expected.table[unit], rel=1e-4, abs=1e-7)
+        for bits, error in whole.errors[unit].items():
+            rises = torch.tensor([single.table[unit][bits] for single in singles], dtype=torch.float64)
+            assert error == pytest.approx(float(rises.std() / 7**0.5), rel=1e-3, abs=1e-6)
+    assert singles[0].errors is None and singles[0].half_tables() is None
+
+
 def test_packed_and_fake_quantized_models_give_the_same_table(vit):
     from optimum_mixq.stages.packing import pack_layer
 
@@ -211,3 +233,6 @@ def test_two_processes_give_the_table_of_one(vit, tmp_path):
     together = SensitivityTable.load(output)
     for unit, row in alone.table.items():
         assert together.table[unit] == pytest.approx(row, abs=1e-9)
+        assert together.errors[unit] == pytest.approx(alone.errors[unit], abs=1e-9)
+        for half, other in zip(together.halves, alone.halves, strict=True):
+            assert half[unit] == pytest.approx(other[unit], abs=1e-9)

@@ -29,9 +29,9 @@ def test_a_metric_of_your_own_is_asked_about_every_variant(vit, emptied_afterwar
     class Largest(Metric):
         name = "largest"
 
-        def damage(self, compared):
+        def damages(self, compared):
             asked.append(compared)
-            return float((compared.logits - compared.reference).abs().amax(-1).double().sum())
+            return (compared.logits - compared.reference).abs().amax(-1).double()
 
     quantizer = MixQQuantizer.from_pretrained(vit)
     quantizer.quantize(dataclasses.replace(SMALL, metric="largest"), random_pixels(vit, 8))
@@ -67,7 +67,8 @@ def test_a_method_of_your_own_makes_the_table_that_the_plan_is_chosen_from(vit, 
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_known():
-    with pytest.raises(ValueError, match="Expected sensitivity to be one of gradient, measured, found 'guessed'"):
+    known = "first-order, gradient, fisher, hawq, measured"
+    with pytest.raises(ValueError, match=f"Expected sensitivity to be one of {known}, found 'guessed'"):
         registry.method_of("guessed")
     with pytest.raises(ValueError, match="Expected metric to be one of shift, kl, cross_entropy, accuracy, found 'x'"):
         registry.metric_of("x")

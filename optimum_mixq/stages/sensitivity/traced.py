@@ -1,0 +1,132 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""A table from what passes through each unit and the gradients there: what its methods share.
+
+A few images at a time go through the model once, with a few backward passes; what a unit's other bits change there
+(`VariantChanges`), a method turns into a damage. No variant is run.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.measuring import measuring
+from optimum_mixq.architectures.replay import record_hidden
+from optimum_mixq.artifacts import SensitivityTable
+from optimum_mixq.images.batches import Batch
+from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
+from optimum_mixq.stages.sensitivity.moments import Sums, make_table, sum_images
+from optimum_mixq.stages.sensitivity.progress import Progress
+from optimum_mixq.stages.sensitivity.registry import Method, SensitivityInputs
+from optimum_mixq.stages.sensitivity.traces import UnitTrace, trace_units
+from optimum_mixq.tasks import Task, task_of
+from optimum_mixq.utils.bits import Bits
+from optimum_mixq.utils.progress import progress_bar
+
+
+# Numbers of hidden states that are traced at once: eight images of a ViT-B of 224 pixels. Images do not mix, so that
+# this changes memory and time alone.
+TRACED_NUMBERS = 8 * 197 * 768
+
+
+class TracedMethod(Method):
+    """A method that reads damages off a unit's trace.
+
+    Under `accelerate launch` each process takes every n-th group of images.
+    """
+
+    probes: ClassVar[int]  # backward passes per image
+
+    def start(self, task: Task, logits: Tensor, labels: Tensor | None, signs: Tensor, temperature: float) -> Tensor:
+        """Return v (B, outputs): gradients of v^T logits are traced. `signs` (B, outputs) are random, or a basis."""
+        return task.probe(logits, signs, temperature)
+
+    @abstractmethod
+    def damages(
+        self, trace: UnitTrace, changes: Mapping[Bits, Change], baseline: Bits, images: int
+    ) -> dict[Bits, Tensor]:
+        """Return the damage of a unit's changes to each image (images,) in float64, by bits."""
+
+    def measure(self, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> SensitivityTable:
+        return _Measurement(self, inputs, fingerprint).run()
+
+    def metrics(self) -> tuple[str, ...]:
+        return ("shift",)
+
+
+def draw_signs(images: int, outputs: int, probes: int, seed: int) -> Tensor:
+    """Return signs (probes, images, outputs) with a mean of signs signs^T that is the identity, or near it.
+
+    Where there are no more outputs than probes, one output after the other takes the place of random signs: the mean
+    is exact then.
+    """
+    if outputs <= probes:
+        return outputs**0.5 * torch.eye(outputs)[:, None].expand(outputs, images, outputs)
+    generator = torch.Generator().manual_seed(seed)
+    # Image by image, so that an image's signs do not depend on how many come after it.
+    signs = torch.randint(2, (images, probes, outputs), generator=generator, dtype=torch.int8)
+    return (2 * signs - 1).transpose(0, 1)
+
+
+class _Measurement:
+    """One table: the moments of damages over images, a few images at a time."""
+
+    def __init__(self, method: TracedMethod, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> None:
+        self.method, self.inputs, self.fingerprint = method, inputs, fingerprint
+        self.architecture = describe(inputs.model)
+        self.outputs, at_once = self._try_one_image()
+        self.groups = [part for batch in inputs.batches for part in batch.split(at_once)]
+        steps = {"candidates": str(inputs.candidates), "batches": str([len(group) for group in self.groups])}
+        self.progress = Progress(inputs.progress_file, {**fingerprint, **steps, "probes": str(method.probes)})
+        baseline, variants = inputs.calibrate(inputs.candidates)
+        self.changes = VariantChanges(baseline, inputs.baseline, variants)
+
+    @torch.no_grad()
+    def run(self) -> SensitivityTable:
+        mine = range(self.progress.rank, len(self.groups), self.progress.processes)
+        total = sum(len(self.groups[number]) for number in mine)
+        done = sum(len(self.groups[number]) for number in mine if self.progress.is_done(number))
+        sizes = [len(group) for group in self.groups]
+        signs = draw_signs(sum(sizes), self.outputs, self.method.probes, self.inputs.seed).split(sizes, 1)
+        with progress_bar(total, "Sensitivity", "image", self.progress.rank == 0, done) as bar:
+            for number in mine:
+                if not self.progress.is_done(number):
+                    first = sum(sizes[:number])
+                    self.progress.add(self._measure_group(self.groups[number], signs[number], first), number)
+                    bar.update(sizes[number])
+        return self._make_table(self.progress.gather(), sum(sizes))
+
+    def _try_one_image(self) -> tuple[int, int]:
+        """Return the number of the model's outputs, and that of images to trace at once."""
+        model = self.inputs.model
+        image = self.inputs.batches[0].pixel_values[:1].to(model.device, model.dtype)
+        with measuring(model), torch.no_grad():
+            numbers = record_hidden(model, self.architecture, image).numel()
+            return model(pixel_values=image).logits.shape[-1], max(1, TRACED_NUMBERS // numbers)
+
+    def _measure_group(self, group: Batch, signs: Tensor, first: int) -> Sums:
+        """Return the damages, summed over the images from position `first` on."""
+        model, found = self.changes.model, Sums()
+        pixels, signs = group.pixel_values.to(model.device, model.dtype), signs.to(model.device, model.dtype)
+        labels = None if group.labels is None else group.labels.to(model.device)
+        units, task = {unit.name: unit for unit in self.architecture.units}, task_of(model)
+
+        def start(logits: Tensor) -> list[Tensor]:
+            return [self.method.start(task, logits, labels, row, self.inputs.temperature) for row in signs]
+
+        for traces in trace_units(model, self.architecture, pixels, start):
+            for name, trace in traces.items():
+                changes, found[name] = self.changes.of(units[name]), {}
+                if changes:
+                    damages = self.method.damages(trace, changes, self.inputs.baseline, len(pixels))
+                    rows = torch.stack(list(damages.values())).cpu()  # (bits, images), moved at once
+                    for bits, row in zip(damages, rows, strict=True):
+                        found[name][str(Bits(*bits))] = sum_images(row, first)
+        return found
+
+    def _make_table(self, sums: Sums, images: int) -> SensitivityTable:
+        units = [unit.name for unit in self.architecture.units]
+        return make_table(self.inputs, self.fingerprint, sums, units, images)
