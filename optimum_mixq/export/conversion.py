@@ -18,8 +18,11 @@ from optimum_mixq.quant.packed_embedding import PackedConv2d
 
 
 @torch.no_grad()
-def convert(model: PreTrainedModel, attention: str) -> PreTrainedModel:
-    """Return a copy of a packed model for export, on the CPU in float32; the packed model stays as it is."""
+def convert(model: PreTrainedModel, attention: str, as_matrices: bool = False) -> PreTrainedModel:
+    """Return a copy of a packed model for export, on the CPU in float32; the packed model stays as it is.
+
+    `as_matrices` says whether its layers multiply matrices (`Target.as_matrices`).
+    """
     kind = attention_of(attention)
     converted = copy.deepcopy(model).to("cpu", torch.float32)
     separate_layers(converted)
@@ -37,6 +40,9 @@ def convert(model: PreTrainedModel, attention: str) -> PreTrainedModel:
             replace_module(converted, name, ExportLinear.from_packed(layer, name in in_codes, outputs.get(name)))
         elif isinstance(layer, PackedConv2d):
             replace_module(converted, name, ExportEmbedding(layer))
+    for module in converted.modules():
+        if isinstance(module, ExportLinear):
+            module.as_matrices = as_matrices
     return converted.eval().requires_grad_(False)
 
 

@@ -70,7 +70,7 @@ def export_model(
         take_image_size(packed, (image_size, image_size))
         processor = None if processor is None else with_image_size(processor, (image_size, image_size))
     images = _images_to_check_on(packed, processor, dataset, split)
-    converted = convert(packed, attention)
+    converted = convert(packed, attention, chosen.as_matrices)
     program = trace(converted, images.pixels[:2])
     lay_out_weights(program, converted, weights)
     with appearing_folder(output) as unfinished:

@@ -64,8 +64,12 @@ class Rounding(nn.Module):
 
 
 class ExportLinear(nn.Module):
-    """A linear layer as engines compute it in integers: an int8 operand (C, O), scales (O,), an int32 bias (O,)."""
+    """A linear layer as engines compute it in integers: an int8 operand (C, O), scales (O,), an int32 bias (O,).
 
+    `as_matrices` says whether inputs of more than two dimensions are multiplied as matrices.
+    """
+
+    as_matrices = False
     operand: Tensor
     scale: Tensor
     bias: Tensor
@@ -106,9 +110,8 @@ class ExportLinear(nn.Module):
         operand = operators.dequantize_per_channel(self.operand, *grid, 1, -128, 127, torch.int8)
         bias = operators.dequantize_per_channel(self.bias, *grid, 0, -(2**31), 2**31 - 1, torch.int32)
         codes = self.rounding(input)
-        if input.ndim == 2:
-            return torch.addmm(bias, codes, operand)
-        # As a matrix: with more dimensions and a dynamic batch ONNX Runtime 1.32 adds the bias separately.
+        if not self.as_matrices or input.ndim == 2:
+            return torch.matmul(codes, operand) + bias
         rows = codes.reshape(-1, input.shape[-1])
         return torch.addmm(bias, rows, operand).reshape(-1, *input.shape[1:-1], operand.shape[1])
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,11 @@ def quantizer():
 
 @pytest.fixture(scope="module")
 def exported(quantizer, tmp_path_factory):
-    return {name: quantizer.export(name, tmp_path_factory.mktemp("out") / name) for name in ("onnx", "openvino")}
+    folder, images = tmp_path_factory.mktemp("out"), list(random_pixels(quantizer.model, 5, seed=3).cpu())
+    return {
+        "onnx": quantizer.export("onnx", folder / "onnx"),
+        "openvino": quantizer.export("openvino", folder / "openvino", dataset=images),
+    }
 
 
 ELSEWHERE = """
@@ -91,9 +96,8 @@ def test_what_was_written_and_checked_is_one_line(exported):
     for name, result in exported.items():
         assert result.check.passes and result.check.integer_products == result.check.products == 10
         line = result.describe()
-        assert (
-            line.startswith(f"{result.folder}: 0.") and f" MB for {name}; logits of 8 generated images off by " in line
-        )
+        images = {"onnx": "8 generated images", "openvino": "5 images of the list of images"}[name]
+        assert line.startswith(f"{result.folder}: 0.") and f" MB for {name}; logits of {images} off by " in line
         assert line.endswith("10 of 10 products are 8-bit integers") and "\n" not in line
 
 
@@ -195,9 +199,8 @@ def test_a_check_tells_when_the_packed_model_is_far():
     assert "off by 0 % of their spread, 10 % allowed, 70 % beside the packed model's; 10 of 10" in far.describe()
 
 
-def test_a_check_on_real_images_tells_predictions_and_divergence(quantizer, tmp_path):
-    images = list(random_pixels(quantizer.model, 5, seed=3).cpu())
-    result = quantizer.export("onnx", tmp_path / "out", dataset=images)
+def test_a_check_on_real_images_tells_predictions_and_divergence(exported):
+    result = exported["openvino"]
     assert result.check.images == 5 and result.check.divergence < 0.05
     assert re.search(r"logits of 5 images of .*, \d+ % the same predictions, divergence \S+; 10 of", result.describe())
 
@@ -206,3 +209,15 @@ def test_generated_images_are_always_the_same():
     images = generated_images(2, 3, (20, 16))
     assert images.pixels.shape == (2, 3, 20, 16)
     assert torch.equal(images.pixels, generated_images(2, 3, (20, 16)).pixels) and 0.5 < images.pixels.std() < 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("size", ["ViT-S/16", "Swin-T"])
+def test_published_sizes_are_exported(size, target, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from latency import SIZES, random_packed
+
+    packed = random_packed(SIZES[size]().eval(), 4)
+    result = export_model(packed, BitPlan(packed.config.quantization_config.plan), None, target, tmp_path / "out")
+    assert result.check.integer_products == result.check.products

@@ -34,6 +34,7 @@ class Target(ABC):
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]  # what writing and checking need, by the names they are imported by
     extra: ClassVar[str]  # the extra of this package that installs them
+    as_matrices: ClassVar[bool] = False  # whether the engine multiplies matrices faster than more dimensions
 
     def require_packages(self) -> None:
         """Raise a ValueError that says what to install if a package is missing."""

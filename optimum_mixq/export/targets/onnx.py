@@ -27,6 +27,8 @@ class OnnxTarget(Target):
     name = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
     extra = "onnx"
+    # With more dimensions and a free batch size ONNX Runtime 1.32 adds the bias separately.
+    as_matrices = True
 
     def write(self, program: "onnx_ir.Model", folder: Path) -> None:
         import onnx_ir
