@@ -27,11 +27,11 @@ from torch import Tensor
 
 from optimum_mixq import DEMO_MODELS
 from optimum_mixq.architectures.describe import describe
-from optimum_mixq.artifacts import BitPlan, LayerRelevance
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import Measurements, quantize_model
-from optimum_mixq.stages.allocation.propose import best_plan, ignore_sensitivity
+from optimum_mixq.stages.allocation.propose import best_plan
 from optimum_mixq.stages.relevance.measure import IMAGES_AT_ONCE, measure_shares
 from optimum_mixq.stages.relevance.scores import require_score
 from optimum_mixq.stages.sensitivity import method_names
@@ -167,6 +167,12 @@ class Run:
 
     def _is_own(self, row: dict[str, Any]) -> bool:
         return all(row[key] == self.base[key] for key in ("model", "seed", "images"))
+
+
+def ignore_sensitivity(sensitivity: SensitivityTable) -> SensitivityTable:
+    """Return a table in which all units suffer alike: rounding noise falls fourfold per bit, and adds up."""
+    table = {unit: {bits: sum(4.0**-part for part in bits) for bits in row} for unit, row in sensitivity.table.items()}
+    return replace(sensitivity, table=table)
 
 
 def table_of_scores() -> str:
