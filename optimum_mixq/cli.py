@@ -16,6 +16,8 @@ import torch
 
 from optimum_mixq.config import GROUPS, MixQConfig, SavedState
 from optimum_mixq.demo.run import run_demo as show_demo
+from optimum_mixq.export import export_model
+from optimum_mixq.export.targets import target_of
 from optimum_mixq.images.batches import draw_rows
 from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches
@@ -23,6 +25,7 @@ from optimum_mixq.images.sources import open_images
 from optimum_mixq.quantizer import SWEEP, MixQQuantizer
 from optimum_mixq.reporting.chart import draw_frontier
 from optimum_mixq.reporting.frontier import name_score
+from optimum_mixq.reporting.quantized import open_folder
 from optimum_mixq.reporting.tables import frontier_points, frontier_table
 from optimum_mixq.reporting.wording import (
     describe_certainty,
@@ -133,6 +136,18 @@ def run_report(arguments: Namespace) -> None:
     for contender in report.contenders:
         print(f"{contender.name}: {contender.megabytes:.2f} MB, {describe_evaluation(contender.evaluation)}")
     print(f"The report is {folder / 'report.html'}")
+
+
+@_one_line_errors
+def run_export(arguments: Namespace) -> None:
+    target_of(arguments.to).require_packages()
+    require_empty(Path(arguments.output))
+    opened = open_folder(arguments.model)
+    exported = export_model(
+        opened.quantized.model, opened.quantized.plan, opened.processor, arguments.to, arguments.output,
+        arguments.weights, arguments.attention, arguments.image_size, arguments.dataset, arguments.split,
+    )  # fmt: skip
+    print(exported.describe())
 
 
 @_one_line_errors

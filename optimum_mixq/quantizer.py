@@ -21,6 +21,7 @@ from optimum_mixq.architectures.measuring import threads_for
 from optimum_mixq.architectures.rebuilding import require_rebuildable, require_same_shape
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
+from optimum_mixq.export import Exported, export_model
 from optimum_mixq.images.batches import Batch, Images
 from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import Selection, UnseenBatches, watch
@@ -331,6 +332,26 @@ class MixQQuantizer(OptimumQuantizer):
         folder, result = Path(save_dir), self._require_result()
         served = self.selection.served
         save_folder(folder, name or folder.name, result, self.model, self.processor, self.known, served)
+
+    def export(
+        self,
+        target: str,
+        save_dir: str | Path,
+        weights: str = "codes",
+        attention: str = "integer",
+        image_size: int | None = None,
+        dataset: Any = None,
+        split: str | None = None,
+    ) -> Exported:
+        """Write the packed model for an inference engine, "onnx" or "openvino", run it there, and say how it went.
+
+        The options are explained in docs/deployment.md. The file is checked on images of `dataset`, or on generated
+        ones, and one that fails is not left behind.
+        """
+        result = self._require_result()
+        return export_model(
+            result.model, result.plan, self.processor, target, save_dir, weights, attention, image_size, dataset, split
+        )
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, private: bool | None = None) -> str:
         """Upload the packed model, its image processor, what was measured, and its card; return the address."""

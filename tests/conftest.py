@@ -85,6 +85,7 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
 LONGEST = (
     "test_readme.py", "test_examples.py", "test_cli.py", "test_quantizer.py", "test_upload.py", "test_variants.py",
     "test_hf_quantizer.py", "test_loop.py", "test_demo.py", "test_killed.py", "test_export.py",
+    "test_engines.py", "test_folder.py",
 )  # fmt: skip
 
 
@@ -120,9 +121,14 @@ def processor() -> ViTImageProcessorPil:
 
 
 def make_model(name: str) -> PreTrainedModel:
+    """Return a random model of one of the builders."""
+    return build_random(BUILDERS[name])
+
+
+def build_random(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     """Return a random model whose LayerNorms and biases are not the identity, so that folding them shows."""
     torch.manual_seed(0)
-    model = BUILDERS[name]().eval()
+    model = build().eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -43,6 +43,7 @@ TRAIN = "train --model {model} --dataset {images} --output {new}"
 SWEEP_WORDS = "sweep --model {model} --dataset {images} --output {new}"
 EVALUATE = "evaluate --model {model} --dataset {images}"
 REPORT = "report --model {model} --dataset {images}"
+EXPORT = "export --model {model} --output {new}"
 
 BITS = "argument --bits: Expected 2 to 8, an average such as 3.5, weights/activations such as 4/8, or none; found"
 AVERAGES = "argument --bits: Expected averages of 2 to 6, what units choose from; found"
@@ -56,6 +57,10 @@ WRONG_WORDS = [
     *((f"{SWEEP_WORDS} --bits 2.5 {bits}", f"{AVERAGES} '{bits}'")
       for bits in ("9", "1", "6.5", "nan", "inf", "x", "4/4", "none")),
     (f"{SWEEP_WORDS} --bits", "argument --bits: expected at least one argument"),
+    (EXPORT, "the following arguments are required: --to"),
+    (f"{EXPORT} --to tensorrt", "argument --to: invalid choice: 'tensorrt'"),
+    (f"{EXPORT} --to onnx --weights int4", "argument --weights: invalid choice: 'int4'"),
+    (f"{EXPORT} --to onnx --attention float", "argument --attention: invalid choice: 'float'"),
     *((f"{QUANTIZE} --size-mb {size}", f"argument --size-mb: Expected a positive number, found '{size}'")
       for size in ("0", "nan", "inf", "six", "6MB")),
     *((f"{QUANTIZE} --bops {bops}", f"argument --bops: Expected a positive number, found '{bops}'")

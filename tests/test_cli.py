@@ -1,4 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import inspect
 import json
 import os
 import re
@@ -7,11 +8,18 @@ import sys
 import sysconfig
 import time
 import zipfile
+from argparse import ArgumentParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from optimum_mixq import BitPlan, demo_images_path, demo_model_path
+from optimum.commands.register.register_mixq import MixQCommand
+from optimum_mixq import BitPlan, MixQQuantizer, demo_images_path, demo_model_path
+from optimum_mixq.export.attention import ATTENTIONS
+from optimum_mixq.export.targets import target_names
+from optimum_mixq.export.weights import LAYOUTS
 from optimum_mixq.reporting.wording import describe_certainty
 
 
@@ -27,7 +35,7 @@ def run(*words, **options):
 def test_help_names_the_commands_without_loading_torch():
     result = run("--help")
     assert result.returncode == 0
-    for command in ("quantize", "evaluate", "sweep", "demo"):
+    for command in ("quantize", "evaluate", "sweep", "export", "demo"):
         assert command in result.stdout
     script = "import sys, optimum.commands.register.register_mixq; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -139,6 +147,43 @@ def test_a_report_is_written_beside_the_model(tmp_path):
     assert "out does not say which float model it was made from: name it (--float-model)" in lost.stderr
 
 
+def test_a_packed_model_is_exported_from_the_shell_and_runs_in_its_engine(tmp_path):
+    import onnxruntime
+
+    packed = ROOT / "tests" / "checkpoints" / "vit-mixed"
+    result = run("export", "--model", packed, "--to", "onnx", "--output", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = re.fullmatch(
+        r"out: 0\.\d\d MB for onnx; logits of 8 generated images off by \S+ % of their spread, \S+ % allowed; "
+        r"(\d+) of (\d+) products are 8-bit integers\n",
+        result.stdout,
+    )
+    assert found is not None and found[1] == found[2]
+    expected = load_file(ROOT / "tests" / "checkpoints" / "expected.safetensors")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"pixel_values": expected["pixel_values"]})
+    assert np.abs(logits - expected["vit-mixed"]).mean() < 0.3 * expected["vit-mixed"].std()
+    again = run("export", "--model", demo_model_path("vit"), "--to", "onnx", "--output", "float", cwd=tmp_path)
+    assert again.returncode == 1 and not (tmp_path / "float").exists()
+    assert "Expected a model that optimum-mixq quantized in" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_the_words_of_an_export_are_what_is_registered():
+    root = ArgumentParser("optimum-cli")
+    MixQCommand(root.add_subparsers())
+    words = ["mixq", "export", "--model", "m", "--output", "o", "--to"]
+    for target in target_names():
+        assert root.parse_args([*words, target]).to == target
+    for attention in ATTENTIONS:
+        assert root.parse_args([*words, "onnx", "--attention", attention]).attention == attention
+    for layout in LAYOUTS:
+        assert root.parse_args([*words, "onnx", "--weights", layout]).weights == layout
+    chosen = root.parse_args([*words, "onnx"])
+    defaults = inspect.signature(MixQQuantizer.export).parameters
+    for option in ("weights", "attention", "image_size", "dataset", "split"):
+        assert getattr(chosen, option) == defaults[option].default
+
+
 def test_training_from_the_shell_says_how_each_epoch_went(tmp_path):
     lines = run(
         "train", "--model", demo_model_path("deit"), "--dataset", demo_images_path(), "--output", "out", "--bits", "2",
@@ -184,6 +229,7 @@ NOTHING = "stopped; nothing was written."
         ),
         ("datasets", ["sweep", "--model", "{model}", "--dataset", "{images}", "--output", "new"], GOES_ON),
         ("torch", ["report", "--model", "{model}", "--dataset", "{images}"], NOTHING),
+        ("torch", ["export", "--model", "{model}", "--to", "onnx", "--output", "new"], NOTHING),
         ("torch", ["demo", "--output", "new"], "stopped. What was finished is in new."),
     ],
 )

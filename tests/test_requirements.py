@@ -11,7 +11,7 @@ import optimum_mixq
 
 
 PACKAGE = Path(optimum_mixq.__file__).parent
-NAMES = {"PIL": "pillow"}  # packages whose modules have another name
+NAMES = {"PIL": "pillow", "onnx_ir": "onnx-ir", "ml_dtypes": "ml-dtypes"}  # packages whose modules have another name
 
 
 def imported_packages():
@@ -23,10 +23,18 @@ def imported_packages():
                 yield from (name.name.split(".")[0] for name in node.names)
 
 
+def required_by(text):
+    return {re.split("[<>=]", line)[0] for line in text.split()}
+
+
 def test_every_package_that_is_imported_is_required_and_no_other():
     setup = configparser.ConfigParser()
     setup.read(PACKAGE.parent / "setup.cfg")
-    lines = setup["options"]["install_requires"].split()
-    required = {re.split("[<>=]", line)[0] for line in lines}
-    imported = {NAMES.get(name, name) for name in imported_packages()}
-    assert required == imported - sys.stdlib_module_names - {"optimum_mixq"}
+    extras = setup["options.extras_require"]
+    required, engines = (
+        required_by(setup["options"]["install_requires"]),
+        required_by(extras["onnx"] + extras["openvino"]),
+    )
+    imported = {NAMES.get(name, name) for name in imported_packages()} - sys.stdlib_module_names - {"optimum_mixq"}
+    assert required <= imported <= required | engines
+    assert not required & engines and engines <= required_by(extras["test"])

@@ -143,6 +143,14 @@ class Family(ABC):
         """Return whether the model runs images of other sizes than it is configured for."""
         return False
 
+    def take_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
+        """Have the model take images of this (height, width) instead of those it is configured for, in place.
+
+        Raises a ValueError if it cannot.
+        """
+        self.require_image_size(model, size)
+        model.config.image_size = size[0] if size[0] == size[1] else size
+
     def require_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
         """Raise a ValueError if the model cannot run images of this (height, width)."""
         expected = self.image_size(model)

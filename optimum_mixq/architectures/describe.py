@@ -36,6 +36,7 @@ __all__ = [
     "expected_image_size",
     "replace_module",
     "require_image_size",
+    "take_image_size",
 ]
 
 
@@ -77,6 +78,11 @@ def expected_image_size(model: PreTrainedModel) -> tuple[int, int] | None:
 def require_image_size(model: PreTrainedModel, size: tuple[int, int]) -> None:
     """Raise a ValueError if the model cannot run images of this (height, width)."""
     family_of(model).require_image_size(model, size)
+
+
+def take_image_size(model: PreTrainedModel, size: tuple[int, int]) -> None:
+    """Have the model take images of this (height, width) instead of those it is configured for, in place."""
+    family_of(model).take_image_size(model, size)
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

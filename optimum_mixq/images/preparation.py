@@ -83,6 +83,32 @@ def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcesso
     return processor
 
 
+def with_image_size(processor: BaseImageProcessor, size: tuple[int, int]) -> BaseImageProcessor:
+    """Return an image processor like this one that makes images of this (height, width)."""
+    options = processor.to_dict()
+    height, width = size
+    sides = {key: side for key, side in (options.get("size") or {}).items() if side is not None}
+    crop = options.get("crop_size") if options.get("do_center_crop") else None
+    if "shortest_edge" in sides and crop:
+        share = sides["shortest_edge"] / min(crop["height"], crop["width"])
+        options["size"] = {"shortest_edge": round(share * min(size))}
+    elif crop and {"height", "width"} <= sides.keys():
+        shares = sides["height"] / crop["height"], sides["width"] / crop["width"]
+        options["size"] = {"height": round(shares[0] * height), "width": round(shares[1] * width)}
+    else:
+        options["size"] = {"height": height, "width": width}
+    if crop:
+        options["crop_size"] = {"height": height, "width": width}
+    resized = type(processor).from_dict(options)
+    made = resized(images=[Image.new("RGB", (width + 7, height + 3))], return_tensors="pt")["pixel_values"]
+    if tuple(made.shape[-2:]) != size:
+        raise ValueError(
+            f"Expected the image processor to make images of {height} x {width} pixels, found {made.shape[-2]} x "
+            f"{made.shape[-1]}. Set its `size` and `crop_size`, and export without an image size."
+        )
+    return resized
+
+
 def check_size(pixels: Tensor, model: PreTrainedModel) -> None:
     """Raise a ValueError if the model does not take pixel values (B, C, H, W) of this size."""
     channels = configured_channels(model)

@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """What a packed model's layers compute together: LayerNorm by rows, the GELU after a layer, products of one input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -51,8 +51,7 @@ def separate_activations(model: PreTrainedModel) -> None:
 def join_products(model: PreTrainedModel) -> None:
     """Let packed layers that read the same input on the same grid compute one product together, in place."""
     for layers in _readers_of_one_input(model):
-        first = layers[0].input_grid
-        if all(_are_equal(layer.input_grid, first) for layer in layers):
+        if share_grid(layers):
             JointProduct(layers).join()
 
 
@@ -75,6 +74,12 @@ def separate_norms(model: PreTrainedModel) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, RowLayerNorm):
             replace_module(model, name, module.to_plain())
+
+
+def share_grid(layers: Sequence[nn.Module]) -> bool:
+    """Return whether all layers are packed and round their inputs to the same grid."""
+    grids = [layer.input_grid for layer in layers if isinstance(layer, PackedLinear)]
+    return len(grids) == len(layers) and all(_are_equal(grid, grids[0]) for grid in grids)
 
 
 def _readers_of_one_input(model: PreTrainedModel) -> Iterator[list[PackedLinear]]:

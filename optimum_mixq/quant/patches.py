@@ -11,6 +11,26 @@ from optimum_mixq.quant.codes import to_bytes
 from optimum_mixq.quant.grids import UniformGrid
 
 
+def patch_products(
+    codes: Tensor, weight_grid: UniformGrid, pixel_grid: UniformGrid, bias: Tensor
+) -> list[IntegerProduct]:
+    """Return one product for each channel of a weight's codes (O, C, height, width); together, with s, t the scales,
+
+    y_o = sum_c s_c t_o sum_k q_ck (v_ock - z_o) + bias_o - sum_c s_c t_o z_c sum_k (v_ock - z_o).
+    """
+    scale, zero_point = weight_grid.scale.reshape(-1, 1), weight_grid.zero_point.reshape(-1, 1)  # (O, 1)
+    products, rest = [], bias.float()
+    for channel, (step, zero) in enumerate(
+        zip(pixel_grid.scale.flatten(), pixel_grid.zero_point.flatten(), strict=True)
+    ):
+        operand = codes[:, channel].flatten(1).float() - zero_point  # (O, height * width)
+        product_scale = scale[:, 0] * step
+        shift = product_scale * (operand * zero).sum(1)
+        products.append(IntegerProduct(operand.to(torch.int8), product_scale, rest - shift))
+        rest = torch.zeros_like(rest)
+    return products
+
+
 def build_kernels(
     codes: Tensor,
     weight_grid: UniformGrid,
@@ -18,22 +38,8 @@ def build_kernels(
     bias: Tensor,
     kernel: type[Kernel] | None = None,
 ) -> list[Kernel]:
-    """Return one kernel for each channel of a weight's codes (O, C, height, width); together, with s, t the scales,
-
-    y_o = sum_c s_c t_o sum_k q_ck (v_ock - z_o) + bias_o - sum_c s_c t_o z_c sum_k (v_ock - z_o).
-    """
-    scale, zero_point = weight_grid.scale.reshape(-1, 1), weight_grid.zero_point.reshape(-1, 1)  # (O, 1)
-    kernels, rest = [], bias.float()
-    for channel, (step, zero) in enumerate(
-        zip(pixel_grid.scale.flatten(), pixel_grid.zero_point.flatten(), strict=True)
-    ):
-        operand = codes[:, channel].flatten(1).float() - zero_point  # (O, height * width)
-        product_scale = scale[:, 0] * step
-        shift = product_scale * (operand * zero).sum(1)
-        product = IntegerProduct(operand.to(torch.int8), product_scale, rest - shift)
-        kernels.append(prepare_kernel(product, kernel))
-        rest = torch.zeros_like(rest)
-    return kernels
+    """Return one kernel for each channel of a weight's codes (O, C, height, width)."""
+    return [prepare_kernel(product, kernel) for product in patch_products(codes, weight_grid, pixel_grid, bias)]
 
 
 def embed_patches(pixels: Tensor, grid: UniformGrid, patch: tuple[int, int], kernels: Sequence[Kernel]) -> Tensor:

@@ -315,6 +315,29 @@ class MixQReportCommand(_MixQSubcommand):
         )  # fmt: skip
 
 
+class MixQExportCommand(_MixQSubcommand):
+    COMMAND = CommandInfo("export", "Write a packed model for ONNX Runtime or OpenVINO, and check it there.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        parser.add_argument("--model", required=True, help="a packed model: a folder or a name on the Hub")
+        parser.add_argument("--to", required=True, choices=["onnx", "openvino"], help="what it is to run on")
+        parser.add_argument("--output", required=True, help="folder for the exported model; new or empty")
+        parser.add_argument(
+            "--weights", choices=["codes", "operand"], default="codes",
+            help=f"as small as their bits, or 8 bits as they are multiplied, which loads faster {DEFAULT}",
+        )  # fmt: skip
+        parser.add_argument(
+            "--attention", choices=["integer", "logarithmic"], default="integer",
+            help=f"products of 8-bit integers, or the model's own grids and float products {DEFAULT}",
+        )  # fmt: skip
+        parser.add_argument(
+            "--image-size", type=parse_count, help="side of the images it is to take (default: the model's own)"
+        )
+        parser.add_argument("--dataset", help="images to check the file on (default: generated ones)")
+        parser.add_argument("--split", help="split of the data set (default: calibration or train)")
+
+
 class MixQDemoCommand(_MixQSubcommand):
     COMMAND = CommandInfo("demo", "Run the main job on the models and images that the package ships.")
 
@@ -334,7 +357,7 @@ class MixQCommand(BaseOptimumCLICommand):
         CommandInfo(command.COMMAND.name, command.COMMAND.help, command)
         for command in (
             MixQQuantizeCommand, MixQTrainCommand, MixQEvaluateCommand, MixQSweepCommand, MixQReportCommand,
-            MixQDemoCommand,
+            MixQExportCommand, MixQDemoCommand,
         )
     )  # fmt: skip
 

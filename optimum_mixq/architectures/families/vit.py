@@ -4,6 +4,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import (
@@ -34,6 +36,25 @@ class ViT(Family):
         modules = [name for name, module in model.named_modules() if type(module).__name__ == self.block_class]
         blocks = [transformer_block(model, name, f"blocks.{number}") for number, name in enumerate(modules)]
         return assemble(model, self.model_type, self.heads, blocks)
+
+    @torch.no_grad()
+    def take_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
+        """Interpolate the position embeddings, as transformers does for one forward (`interpolate_pos_encoding`)."""
+        embeddings: Any = model.get_submodule(find_module(model, ".embeddings"))
+        patches, trained = embeddings.patch_embeddings, self.image_size(model)
+        height, width = _pair(patches.patch_size)
+        if trained[0] // height != trained[1] // width or size[0] < height or size[1] < width:
+            raise ValueError(
+                f"Expected a model trained on square images, and new ones of at least a patch ({height} x {width}), "
+                f"found {trained[0]} x {trained[1]} and {size[0]} x {size[1]} pixels. Leave the size as it is."
+            )
+        count = (size[0] // height) * (size[1] // width)
+        positions = embeddings.position_embeddings  # (1, class tokens and patches, channels)
+        tokens = positions.new_empty(1, positions.shape[1] - patches.num_patches + count, positions.shape[2])
+        interpolated = embeddings.interpolate_pos_encoding(tokens, *size).clone()
+        embeddings.position_embeddings = nn.Parameter(interpolated, positions.requires_grad)
+        patches.num_patches, patches.image_size, embeddings.image_size = count, size, size
+        model.config.image_size = size[0] if size[0] == size[1] else size
 
 
 def transformer_block(model: PreTrainedModel, module: str, name: str, shift_foldable: bool = True) -> Block:
@@ -70,3 +91,7 @@ def assemble(model: PreTrainedModel, model_type: str, heads: Sequence[str], bloc
     """Return the architecture of a model with these heads and blocks."""
     layers = tuple(name for head in heads for name in linear_layers_of(model, head))
     return Architecture(model_type, find_module(model, STEM), layers, tuple(blocks), chain_of(blocks[0].module))
+
+
+def _pair(side: int | Sequence[int]) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else (side[0], side[1])

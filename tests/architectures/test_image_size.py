@@ -1,0 +1,42 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import copy
+
+import pytest
+import torch
+from conftest import make_model
+
+from optimum_mixq.architectures.describe import configured_image_size, describe, take_image_size
+
+
+@torch.no_grad()
+def logits(model, pixels, **options):
+    return model(pixel_values=pixels, **options).logits
+
+
+@pytest.mark.parametrize("name", ["vit", "deit", "deit_with_teacher"])
+@pytest.mark.parametrize("size", [(24, 24), (16, 16), (12, 20), (23, 9)])
+def test_a_model_that_took_an_image_size_does_what_transformers_does_for_one_forward(name, size):
+    model = make_model(name)
+    resized = copy.deepcopy(model)
+    take_image_size(resized, size)
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    expected = logits(model, pixels, interpolate_pos_encoding=True)
+    torch.testing.assert_close(logits(resized, pixels), expected)
+    assert configured_image_size(resized) == size and configured_image_size(model) == (16, 16)
+    assert describe(resized) == describe(model)
+
+
+def test_a_swin_knows_its_new_padding():
+    model = make_model("swin")
+    take_image_size(model, (36, 36))
+    padded = make_model("padded_swin")
+    assert configured_image_size(model) == (36, 36)
+    assert not all(norm.shift_foldable for norm in describe(model).norms)
+    assert [norm.norm for norm in describe(model).norms] == [norm.norm for norm in describe(padded).norms]
+
+
+def test_a_size_that_a_model_cannot_take_is_refused():
+    with pytest.raises(ValueError, match=r"new ones of at least a patch \(4 x 4\), found 16 x 16 and 3 x 16 pixels"):
+        take_image_size(make_model("vit"), (3, 16))
+    with pytest.raises(ValueError, match="Expected images whose maps are no smaller than the model's window of 2"):
+        take_image_size(make_model("swin"), (8, 8))

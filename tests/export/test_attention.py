@@ -1,0 +1,105 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import math
+
+import pytest
+import torch
+
+from optimum_mixq.export.attention import attention_of
+from optimum_mixq.quant import attention as packed_attention
+from optimum_mixq.quant.attention import AttentionQuantizer
+from optimum_mixq.quant.grids import UniformGrid, fake_quantize, uniform_grid
+
+
+HEADS, SIZE, TOKENS = 2, 6, 9
+
+
+def operands(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(3, HEADS, TOKENS, SIZE, generator=generator) * 2 for _ in range(3)]
+
+
+def quantizer(qk_bits, av_bits, by_channel=True):
+    made = AttentionQuantizer(HEADS, SIZE, qk_bits, av_bits)
+    for name, values, bits in zip(("query", "key", "value"), operands(), (qk_bits, qk_bits, av_bits), strict=True):
+        dimensions = (0, 2) if by_channel else (0, 2, 3)
+        low, high = values.amin(dimensions, keepdim=True), values.amax(dimensions, keepdim=True)
+        grid = uniform_grid(low, high, bits)
+        shape = (HEADS, SIZE)
+        scale, zero_point = (part[0, :, 0].expand(shape) for part in (grid.scale, grid.zero_point))
+        made.set_grid(name, UniformGrid(scale, zero_point, bits))
+    return made
+
+
+def masks():
+    mask = torch.zeros(1, 1, TOKENS, TOKENS)
+    mask[..., :2] = -100.0
+    return [None, mask]
+
+
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize(("qk_bits", "av_bits"), [(8, 8), (4, 3), (2, 6)])
+def test_logarithmic_attention_is_that_of_the_packed_model(qk_bits, av_bits, mask, monkeypatch):
+    monkeypatch.setattr(packed_attention, "CPU_MULTIPLIES_BFLOAT16", False)
+    made = quantizer(qk_bits, av_bits)
+    exported = attention_of("logarithmic")(made)
+    expected, found = made(*operands(), mask, 0.4), exported(*operands(), mask, 0.4)
+    # A score that lies between two powers may go to either.
+    assert ((found - expected).abs() > 1e-4).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("by_channel", [True, False])
+@pytest.mark.parametrize(("qk_bits", "av_bits"), [(8, 8), (4, 4), (2, 6)])
+def test_integer_attention_is_softmax_of_the_rounded_operands(qk_bits, av_bits, by_channel, mask):
+    made = quantizer(qk_bits, av_bits, by_channel)
+    query, key, value = (
+        fake_quantize(values, made.grid(name, bits))
+        for name, values, bits in zip(("query", "key", "value"), operands(1), (qk_bits, qk_bits, av_bits), strict=True)
+    )
+    scores = query @ key.transpose(-1, -2) * 0.4 + (0 if mask is None else mask)
+    expected = (scores.softmax(-1) @ value).transpose(1, 2)
+    found = attention_of("integer")(made)(*operands(1), mask, 0.4)
+    assert (found - expected).abs().mean() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize("av_bits", [2, 3])
+def test_with_few_bits_integer_attention_is_on_the_models_own_grid(av_bits):
+    made = quantizer(4, av_bits)
+    own, found = (attention_of(name)(made)(*operands(1), None, 0.4) for name in ("logarithmic", "integer"))
+    # The grid's powers are rounded to 255 steps, and single scores to another power.
+    assert (own - found).abs().mean() < 0.03 * own.std()
+
+
+def test_rows_of_integer_attention_sum_to_one():
+    made = quantizer(8, 8)
+    query, key, _ = operands(1)
+    constant = torch.full((3, HEADS, TOKENS, SIZE), 0.7)
+    exported = attention_of("integer")(made)
+    expected = fake_quantize(constant, made.grid("value", 8)).transpose(1, 2)
+    torch.testing.assert_close(exported(query, key, constant, None, 0.4), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["integer", "logarithmic"])
+def test_operands_may_arrive_in_the_space_of_codes(name):
+    made = quantizer(4, 4)
+    plain, reading = attention_of(name)(made), attention_of(name)(made)
+    reading.reads_codes = True
+    in_codes = []
+    for operand, values in zip(("query", "key", "value"), operands(2), strict=True):
+        grid = reading.output_grid(operand)
+        flat = values.transpose(1, 2).flatten(2).double() * grid.multiplier + grid.offset
+        in_codes.append(flat.unflatten(2, (HEADS, SIZE)).transpose(1, 2).float())
+    difference = (plain(*operands(2), None, 0.4) - reading(*in_codes, None, 0.4)).abs()
+    assert (difference > 1e-4).float().mean() < 0.01
+
+
+def test_integers_of_a_query_stay_where_a_head_has_one_scale():
+    exported = attention_of("integer")(quantizer(4, 4, by_channel=False))
+    assert torch.equal(exported.query_factor, torch.ones_like(exported.query_factor))
+    shared = (exported.query_scale * exported.key_scale)[..., :1]
+    assert torch.equal(exported.score_step, shared) and math.isfinite(float(shared.sum()))
+
+
+def test_a_name_that_nobody_registered_is_told_the_others():
+    with pytest.raises(ValueError, match=r"Expected attention to be 'integer' or 'logarithmic', found 'fast'"):
+        attention_of("fast")
