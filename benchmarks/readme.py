@@ -11,7 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from common import read_results
+import choosing
+import halves
+import pairs
+import sensitivity
+from common import geometric_mean, read_results
 
 from optimum_mixq import DEMO_MODELS, demo_model_path
 
@@ -36,7 +40,9 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
         "README.md": {"summary": summary_table},
         "docs/results.md": {
             "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
-            "mixed_precision": mixed_table, "relevance": relevance_table, "qat": qat_table, "latency": latency_table,
+            "mixed_precision": mixed_table, "scores": sensitivity.table_of_scores,
+            "stabiliser": sensitivity.table_of_relevances, "pairs": pairs.table, "halves": halves.table,
+            "choosing": choosing.table, "relevance": relevance_table, "qat": qat_table, "latency": latency_table,
         },
     }  # fmt: skip
 
@@ -67,7 +73,7 @@ def summary_table() -> str:
     compiled = multiples("ViT-B/16", 1, "mixq mixed 3-6 compiled")
     told = (
         f"Accuracy: top-1 %, mean of three calibration seeds, on {rows[0]['images']} images for the shipped models "
-        f"and {rows[3]['images']} for the others. Speed: multiples of bfloat16 eager (in brackets: of float32 eager) "
+        f'and {rows[3]["images"]} for the others, whose mixed bits were chosen with `sensitivity="measured"`. Speed: multiples of bfloat16 eager (in brackets: of float32 eager) '
         f"of a plan of 3 to 6 bits in eager mode; `torch.compile` takes ViT-B/16 to {compiled} for 1 image. "
         f"Measured on {machines_of(1)}. Empty cells were not measured."
     )
@@ -77,8 +83,20 @@ def summary_table() -> str:
 def mean_accuracies(model: str) -> list[float]:
     """Return top-1 of uniform and mixed 4 bits, then of uniform and mixed 3 bits."""
     rows = [row for row in read_results("mixed_precision.jsonl") if row["model"] == model and not row["decide"]]
-    wanted = [(target, plan) for target in (4, 3) for plan in ("uniform", "default")]
-    return [statistics.mean(row["top1"] for row in rows if (row["target"], row["plan"]) == found) for found in wanted]
+    method = chosen_by(rows)
+    accuracies = []
+    for target in (4, 3):
+        for plan, wanted in (("uniform", "measured"), ("default", method)):
+            own = [row for row in rows if (row["target"], row["plan"]) == (target, plan)]
+            own = [row["top1"] for row in own if row.get("sensitivity", "measured") == wanted]
+            accuracies.append(statistics.mean(own))
+    return accuracies
+
+
+def chosen_by(rows: list[dict[str, Any]]) -> str:
+    """Return by which sensitivity a model's default bits were chosen in all three seeds."""
+    by_gradient = {(r["target"], r["seed"]) for r in rows if r.get("sensitivity") == "gradient"}
+    return "gradient" if by_gradient >= {(target, seed) for target in (3, 4) for seed in range(3)} else "measured"
 
 
 def speeds(model: str) -> str:
@@ -151,30 +169,45 @@ def ablation_table() -> str:
 
 def mixed_table() -> str:
     rows = [row for row in read_results("mixed_precision.jsonl") if not row["decide"]]
-    named = [row for row in rows if not row["plan"].startswith("random")]
     names = {
-        "uniform": "uniform", "default": "mixed (default)", "alpha 1": "relevance x sensitivity",
-        "alpha 0": "sensitivity alone", "relevance alone": "relevance alone",
+        ("default", "gradient"): "mixed (default)", ("default", "measured"): "mixed, measured table",
+        ("uniform", "measured"): "uniform",
     }  # fmt: skip
-    uniform = {(row["model"], row["target"], row["seed"]): row["kl"] for row in named if row["plan"] == "uniform"}
+    groups: dict[tuple[str, int, tuple[str, str]], list[dict[str, Any]]] = {}
+    for row in rows:
+        kind = (row["plan"], row.get("sensitivity", "measured"))
+        if kind in names or row["plan"].startswith("random"):
+            groups.setdefault((row["model"], row["target"], kind), []).append(row)
     lines = [
         "| model | bits | plan | top-1 % | KL to float | uniform's KL, times, by seed | better random plans |",
         "|---|---|---|---|---|---|---|",
     ]
-    for key in dict.fromkeys((row["model"], row["target"], row["plan"]) for row in named if row["plan"] in names):
-        group = [row for row in named if (row["model"], row["target"], row["plan"]) == key]
-        rivals = [r["kl"] for r in rows if r["plan"].startswith("random") and (r["model"], r["target"]) == key[:2]]
-        first = next(row["kl"] for row in group if row["seed"] == 0)
-        ratios = ", ".join(f"{row['kl'] / uniform[(*key[:2], row['seed'])]:.2f}" for row in group)
-        better = f"{sum(kl < first for kl in rivals)} of {len(rivals)}" if rivals else ""
-        lines.append(
-            f"| {key[0]} | {key[1]} | {names[key[2]]} | {spread([row['top1'] for row in group])} "
-            f"| {spread([row['kl'] for row in group], 4)} "
-            f"| {ratios} | {better} |"
-        )
+    compared = []
+    for model, target in dict.fromkeys(key[:2] for key in groups):
+        uniform = {row["seed"]: row["kl"] for row in groups[model, target, ("uniform", "measured")]}
+        rivals = [
+            row["kl"] for key in groups if key[:2] == (model, target) and key[2] not in names for row in groups[key]
+        ]
+        for kind, name in names.items():
+            group = groups.get((model, target, kind), [])
+            if not group:
+                continue
+            first = next(row["kl"] for row in group if row["seed"] == 0)
+            ratios = ", ".join(f"{row['kl'] / uniform[row['seed']]:.2f}" for row in group)
+            better = f"{sum(kl < first for kl in rivals)} of {len(rivals)}" if rivals else ""
+            lines.append(
+                f"| {model} | {target} | {name} | {spread([row['top1'] for row in group])} "
+                f"| {spread([row['kl'] for row in group], 4)} | {ratios} | {better} |"
+            )
+        before = {row["seed"]: row["kl"] for row in groups[model, target, ("default", "measured")]}
+        compared += [
+            row["kl"] / before[row["seed"]] for row in groups.get((model, target, ("default", "gradient")), [])
+        ]
     images = sorted({row["images"] for row in rows})
-    costs = [f"{row['share_of_naive']:.2f} ({row['model']})" for row in read_results("sensitivity_cost.jsonl")]
-    told = f"Evaluation images: {images}. The table of sensitivities takes {', '.join(costs)} of the naive time."
+    told = (
+        f"Evaluation images: {images}. Over the {len(compared)} cases of model, bits and seed in which both were measured, "
+        f"the default has {geometric_mean(compared):.3f} times the KL of the measured table, a geometric mean."
+    )
     return "\n".join([*lines, "", told])
 
 
