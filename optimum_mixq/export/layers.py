@@ -123,11 +123,13 @@ class ExportLinear(nn.Module):
         grid = (self.scale, self.zero_point)
         operand = operators.dequantize_per_channel(self.operand, *grid, 1, -128, 127, torch.int8)
         bias = operators.dequantize_per_channel(self.bias, *grid, 0, -(2**31), 2**31 - 1, torch.int32)
-        codes = self.rounding(input)
-        if not self.as_matrices or input.ndim == 2:
-            return torch.matmul(codes, operand) + bias
-        rows = codes.reshape(-1, input.shape[-1])
-        return torch.addmm(bias, rows, operand).reshape(-1, *input.shape[1:-1], operand.shape[1])
+        if self.as_matrices and input.ndim > 2:
+            rows = self.rounding(input).reshape(-1, input.shape[-1])
+            return torch.addmm(bias, rows, operand).reshape(-1, *input.shape[1:-1], len(bias))
+        if self.as_matrices or input.ndim > 2:
+            return torch.matmul(self.rounding(input), operand) + bias
+        # OpenVINO 2026.4 lets a mean over tokens do what is done to its channels next, and gets it wrong for a matrix.
+        return (torch.matmul(self.rounding(input.unsqueeze(1)), operand) + bias).squeeze(1)
 
 
 class ExportEmbedding(nn.Module):

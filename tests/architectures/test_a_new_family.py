@@ -274,6 +274,13 @@ def test_it_is_converted_for_export(cosine, pixels, attention):
     assert float((found - expected).norm() / expected.norm()) < 0.02
 
 
+def test_it_runs_in_openvino_where_a_head_reads_the_mean_of_all_tokens(cosine, pixels, tmp_path):
+    quantizer = MixQQuantizer.from_pretrained(cosine)
+    quantizer.quantize(EIGHT, pixels, plan="uniform")
+    result = quantizer.export("openvino", tmp_path / "out", dataset=list(pixels))
+    assert result.check.distance < 0.05 and result.check.integer_products == result.check.products
+
+
 def test_it_is_trained_and_packed(cosine, pixels):
     plan = BitPlan.uniform(cosine, 4)
     trainable = prepare_for_training(cosine, plan, [pixels], MixQConfig(calibration_samples=8))
