@@ -5,9 +5,9 @@
     python benchmarks/mixed_precision.py --bench PATH --cost --models vit-small-cifar10
     python benchmarks/mixed_precision.py --table          # print what was measured before
 
-Seed s calibrates on images 32 s to 32 s + 31 and measures sensitivity on the last calibration images, once for all
-targets. Defaults were chosen on the first half of the evaluation images (--decide); the table is of the second half.
-Random plans are drawn uniformly from those that keep both budgets and use nearly all of one.
+Seed s calibrates on images 32 s to 32 s + 31 and chooses bits on the last calibration images, by default or with
+another method (--sensitivity). Defaults were chosen on the first half of the evaluation images (--decide); the table
+is of the second half. Random plans are drawn uniformly from those that keep both budgets and use nearly all of one.
 """
 
 import argparse
@@ -22,15 +22,14 @@ from common import BENCH_MODELS, Subject, load_subject, logits_of, read_results,
 from transformers import PreTrainedModel
 
 from optimum_mixq import DEMO_MODELS
-from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
+from optimum_mixq.artifacts import BitPlan, Known, UnitCosts
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
-from optimum_mixq.pipeline import Measurements, compare_plans, quantize_model
+from optimum_mixq.pipeline import Measurements, choose, quantize_model
 from optimum_mixq.stages.allocation.candidates import budget_of, candidate_bits, measured_bits
 from optimum_mixq.stages.allocation.costs import measure_costs
-from optimum_mixq.stages.allocation.propose import propose_plans
 from optimum_mixq.stages.calibration.blocks import calibrate_variants
-from optimum_mixq.stages.evaluation import Evaluation, measure_logits, score
+from optimum_mixq.stages.evaluation import measure_logits, score
 from optimum_mixq.stages.packing import pack, pack_layer
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
@@ -63,6 +62,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=[*DEMO_MODELS, *BENCH_MODELS])
     parser.add_argument("--targets", nargs="+", type=int, default=[3, 4, 6])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--sensitivity", default=MixQConfig().sensitivity, help="the method that bits are chosen by")
+    parser.add_argument("--uniform", action=argparse.BooleanOptionalAction, default=True, help="uniform bits as well")
     parser.add_argument("--random", type=int, default=20, help="random plans, with the first seed")
     parser.add_argument("--random-targets", nargs="+", type=int, help="targets with random plans: all, if not given")
     parser.add_argument("--images", type=int, default=256, help="images of sensitivity")
@@ -75,28 +76,32 @@ def parse_arguments() -> argparse.Namespace:
 def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: argparse.Namespace) -> None:
     calibration = [subject.calibration[32 * seed : 32 * seed + 32]]
     batches = [Batch(part, None, ()) for part in subject.calibration[-arguments.images :].split(32)]
-    widths = sorted({b for target in arguments.targets for b in range(max(2, target - 1), min(8, target + 2) + 1)})
-    config = MixQConfig(candidate_bits=tuple(widths), seed=seed)
-    measured = Measurements(subject.model, calibration, batches, config)
-    relevance, started = measured.relevance, time.perf_counter()
-    sensitivity = measured.sensitivity
-    seconds = time.perf_counter() - started
+    options = {"seed": seed, "sensitivity": arguments.sensitivity}
+    known = None
     for target in arguments.targets:
-        results: dict[tuple[tuple[int, int], ...], Evaluation] = {}  # the default is one of those it was chosen from
-        rivals = arguments.random if target in (arguments.random_targets or arguments.targets) else 0
-        for kind, plan in plans(subject, relevance, sensitivity, target, seed, rivals, calibration, batches):
-            bits = tuple(plan.bits.values())
-            if bits not in results:
-                packed = quantize_model(subject.model, plan, calibration, config)
-                results[bits] = score(logits_of(packed, subject.evaluation), subject.labels, reference)
-            result = results[bits]
+        config = MixQConfig(bits=target, **options)
+        started = time.process_time()
+        measured = Measurements(subject.model, calibration, batches, config, known=known)
+        choice = choose(measured)
+        known = Known(measured.relevance)
+        seconds, found = time.process_time() - started, [("default", choice.plan, choice.packed)]
+        if arguments.uniform:
+            found.append(("uniform", BitPlan.uniform(subject.model, target), None))
+        drawn = arguments.random if seed == 0 and target in (arguments.random_targets or arguments.targets) else 0
+        generator = random.Random(seed)
+        plans = [random_plan(measured.costs, config, generator) for _ in range(drawn)]
+        found += [(f"random {number}", plan, None) for number, plan in enumerate(plans)]
+        for kind, plan, packed in found:
+            packed = packed or quantize_model(subject.model, plan, calibration, config)
+            result = score(logits_of(packed, subject.evaluation), subject.labels, reference)
             row = {
                 "model": subject.name, "target": target, "plan": kind, "seed": seed, "decide": arguments.decide,
-                "top1": 100 * result.accuracy, "kl": result.kl, "images": result.images,
-                "sensitivity_seconds": seconds, "bits": {unit: list(bits) for unit, bits in plan.bits.items()},
+                "sensitivity": arguments.sensitivity, "sensitivity_images": choice.sensitivity.images,
+                "top1": 100 * result.accuracy, "kl": result.kl, "images": result.images, "seconds": seconds,
+                "chosen": plan.provenance.get("chosen"), "bits": {unit: list(b) for unit, b in plan.bits.items()},
             }  # fmt: skip
             write_result(FILE, row)
-            print(f"{subject.name} {target} bits, {kind}, seed {seed}: {result}", flush=True)
+            print(f"{subject.name} {target} bits, {kind} ({row['chosen']}), seed {seed}: {result}", flush=True)
 
 
 def measure_cost(subject: Subject, images: int = 32, widths: tuple[int, ...] = (3, 4, 5, 6)) -> None:
@@ -126,27 +131,6 @@ def time_forward(model: PreTrainedModel, batch: Batch) -> float:
     started = time.perf_counter()
     measure_logits(model, [batch])
     return time.perf_counter() - started
-
-
-def plans(
-    subject: Subject,
-    relevance: LayerRelevance,
-    sensitivity: SensitivityTable,
-    target: int,
-    seed: int,
-    count: int,
-    calibration: list[torch.Tensor],
-    batches: list[Batch],
-) -> list[tuple[str, BitPlan]]:
-    config = MixQConfig(bits=target)
-    costs = measure_costs(subject.model, config.arithmetic)
-    proposed = propose_plans(relevance, sensitivity, costs, config.budget)
-    best, _ = compare_plans(Measurements(subject.model, calibration, batches, config), proposed)
-    found = [("default", best), *proposed.items()]
-    if seed == 0:
-        generator = random.Random(seed)
-        found += [(f"random {number}", random_plan(costs, config, generator)) for number in range(count)]
-    return found
 
 
 def random_plan(costs: UnitCosts, config: MixQConfig, generator: random.Random) -> BitPlan:

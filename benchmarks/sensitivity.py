@@ -27,11 +27,11 @@ from torch import Tensor
 
 from optimum_mixq import DEMO_MODELS
 from optimum_mixq.architectures.describe import describe
-from optimum_mixq.artifacts import BitPlan, LayerRelevance
+from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import Measurements, quantize_model
-from optimum_mixq.stages.allocation.propose import best_plan, ignore_sensitivity
+from optimum_mixq.stages.allocation.propose import best_plan
 from optimum_mixq.stages.relevance.measure import IMAGES_AT_ONCE, measure_shares
 from optimum_mixq.stages.relevance.scores import require_score
 from optimum_mixq.stages.sensitivity import method_names
@@ -40,6 +40,12 @@ from optimum_mixq.tasks import task_of
 
 FILE = "sensitivity.jsonl"
 MULTIPLIED = ("gradient", "measured")  # the scores that are multiplied by relevance
+# The plans of benchmarks/mixed_precision.py, which were chosen from the measured table and judged on the same images.
+SAME_PLANS = {
+    "alpha 1": "measured x relevance^1, 1e-02 mean", "alpha 0.5": "measured x relevance^0.5, 1e-02 mean",
+    "alpha 0": "measured, alone", "relevance alone": "relevance, 1e-02 mean",
+    "default": "nearest of five with measured, 1e-02 mean",
+}  # fmt: skip
 DEFAULT = "1e-02 mean"  # of relevance: its stabiliser, and how images are summed up
 KINDS_OF_RELEVANCE = [
     f"{stabiliser:.0e} {kind}" for stabiliser in (0, 1e-6, 1e-4, 1e-2) for kind in ("mean", "median")
@@ -121,7 +127,9 @@ class Run:
         targets = self.arguments.targets
         widths = {bits for target in targets for bits in range(max(2, target - 1), min(8, target + 2) + 1)}
         config = MixQConfig(candidate_bits=tuple(sorted(widths)), seed=self.seed, sensitivity=method)
-        return Measurements(self.subject.model, self.calibration, self.images, config, self.arguments.work)
+        return Measurements(
+            self.subject.model, self.calibration, self.images, config, self.arguments.work, every_image=True
+        )
 
     def _relevances(self) -> dict[str, LayerRelevance]:
         """Return mean and median over images of what each stabiliser gives."""
@@ -161,6 +169,12 @@ class Run:
         return all(row[key] == self.base[key] for key in ("model", "seed", "images"))
 
 
+def ignore_sensitivity(sensitivity: SensitivityTable) -> SensitivityTable:
+    """Return a table in which all units suffer alike: rounding noise falls fourfold per bit, and adds up."""
+    table = {unit: {bits: sum(4.0**-part for part in bits) for bits in row} for unit, row in sensitivity.table.items()}
+    return replace(sensitivity, table=table)
+
+
 def table_of_scores() -> str:
     """Return a row for each way to choose bits: KL as a multiple of uniform's, and what its scores cost."""
     ratios = read_ratios()
@@ -171,10 +185,10 @@ def table_of_scores() -> str:
         "| scores, s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name in sorted(wanted, key=lambda name: (name.startswith("kept"), name)):
+    for name in sorted(wanted, key=lambda name: (name.startswith("nearest"), name)):
         own = {key[1:]: ratio for key, ratio in ratios.items() if key[0] == name}
         better = sum(ratios[key] < own[key[1:]] for key in drawn if key[1:] in own)
-        seconds = seconds_of(name.removeprefix("kept by ").split(",")[0].split(" x ")[0])
+        seconds = seconds_of(name.removesuffix(", alone"))
         lines.append(f"| {name.removesuffix(', ' + DEFAULT)} | {cells(own)} | {better} of {len(drawn)} | {seconds} |")
     if not drawn:
         return "\n".join(lines)
@@ -184,28 +198,50 @@ def table_of_scores() -> str:
 
 
 def table_of_relevances() -> str:
-    """Return a row for each stabiliser and way to sum up images: relevance alone, and as a factor."""
+    """Return a row for each stabiliser and way to sum up images: KL as a multiple of that with the default."""
     ratios = read_ratios()
-    names = {kind: ["relevance", "gradient x relevance^1", "measured x relevance^1"] for kind in KINDS_OF_RELEVANCE}
-    lines = ["| stabiliser | alone | gradient x it | measured x it |", "|---|---|---|---|"]
-    for kind, plans in names.items():
-        found = [[ratio for key, ratio in ratios.items() if key[0] == f"{plan}, {kind}"] for plan in plans]
-        if all(found):
-            lines.append(f"| {kind} | {' | '.join(f'{geometric_mean(own):.3f}' for own in found)} |")
+    plans = ["relevance", *(f"{method} x relevance^1" for method in MULTIPLIED)]
+    lines = [
+        "| stabiliser | relevance alone | gradient x relevance | measured x relevance | cases |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in KINDS_OF_RELEVANCE:
+        pairs = [compare(ratios, f"{plan}, {kind}", f"{plan}, {DEFAULT}") for plan in plans]
+        if all(pairs):
+            cases = ", ".join(str(len(own)) for own in pairs)
+            lines.append(f"| {kind} | {' | '.join(f'{geometric_mean(own):.3f}' for own in pairs)} | {cases} |")
     return "\n".join(lines)
+
+
+def compare(ratios: Mapping[tuple[str, str, int, int], float], plan: str, other: str) -> list[float]:
+    """Return how many times the other plan's KL a plan has, in each case that both were judged in."""
+    return [
+        ratio / ratios[other, *key[1:]]
+        for key, ratio in ratios.items()
+        if key[0] == plan and (other, *key[1:]) in ratios
+    ]
 
 
 def read_ratios() -> dict[tuple[str, str, int, int], float]:
     """Return KL as a multiple of uniform's, by (plan, model, target, seed); with the plans that comparing keeps."""
     rows = {(r["plan"], r["model"], r["target"], r["seed"]): r for r in read_results(FILE) if "plan" in r}
+    for row in read_results("mixed_precision.jsonl"):
+        key = (SAME_PLANS.get(row["plan"], row["plan"]), row["model"], row["target"], row["seed"])
+        if not row["decide"] and row.get("sensitivity", "measured") == "measured" and key not in rows:
+            rows[key] = row
     for method in MULTIPLIED:
-        for key in {key[1:] for key in rows if key[0] == f"{method}, alone"}:
-            names = [f"{method} x relevance^{alpha}, {DEFAULT}" for alpha in ("1", "0.5")]
-            names += [f"{method}, alone", f"relevance, {DEFAULT}", "uniform"]
-            compared = [rows[name, *key] for name in names if (name, *key) in rows]
-            rows[f"kept by {method}, {DEFAULT}", *key] = min(compared, key=lambda row: row["compared"])
-            few = [rows[name, *key] for name in (f"{method}, alone", "uniform")]
-            rows[f"kept by {method} of two, {DEFAULT}", *key] = min(few, key=lambda row: row["compared"])
+        names = {
+            "five": [f"{method} x relevance^{alpha}, {DEFAULT}" for alpha in ("1", "0.5")]
+            + [f"{method}, alone", f"relevance, {DEFAULT}", "uniform"],
+            "three": [f"{method} x relevance^1, {DEFAULT}", f"{method}, alone", "uniform"],
+            "two": [f"{method}, alone", "uniform"],
+        }
+        for number, plans in names.items():
+            for key in {key[1:] for key in rows if key[0] == f"{method}, alone"}:
+                own = [rows[plan, *key] for plan in plans if "compared" in rows.get((plan, *key), ())]
+                if len(own) == len(plans):
+                    name = f"nearest of {number} with {method}, {DEFAULT}"
+                    rows.setdefault((name, *key), min(own, key=lambda row: row["compared"]))
     return {key: row["kl"] / rows["uniform", *key[1:]]["kl"] for key, row in rows.items()}
 
 

@@ -19,14 +19,14 @@ from optimum_mixq.integration.hf_quantizer import attach
 from optimum_mixq.integration.record import write_record
 from optimum_mixq.stages.allocation.candidates import measured_bits, require_plan_exists
 from optimum_mixq.stages.allocation.costs import measure_costs
-from optimum_mixq.stages.allocation.halves import add_certainty
+from optimum_mixq.stages.allocation.halves import add_certainty, are_images_enough
 from optimum_mixq.stages.allocation.propose import best_plans_of_averages, objectives, propose_plans
 from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
 from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
 from optimum_mixq.stages.relevance.measure import measure_relevance
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
-from optimum_mixq.stages.sensitivity.registry import SensitivityInputs, Variants
+from optimum_mixq.stages.sensitivity.registry import Enough, SensitivityInputs, Variants, method_of
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.groups import suit_rates
 from optimum_mixq.stages.training.loop import EpochResult, train
@@ -199,6 +199,8 @@ class Measurements:
 
     Relevance and sensitivity are `known`, or in the folder `work` under a name made from what they were measured on,
     so that other settings find no wrong ones; else they are measured, and saved in `work` as they grow.
+
+    Sensitivity is measured on as many of the images as the configuration's budget needs, or with `every_image` on all.
     """
 
     def __init__(
@@ -209,7 +211,9 @@ class Measurements:
         config: MixQConfig,
         work: Path | None = None,
         known: Known | None = None,
+        every_image: bool = False,
     ) -> None:
+        self.every_image = every_image
         self.model, self.config, self.work, self.known = model, config, work, known or Known()
         self.calibration_images, self.measurement_images = calibration_images, measurement_images
 
@@ -244,19 +248,39 @@ class Measurements:
         """
         config, known = self.config, self.known.sensitivity
         candidates = measured_bits(config.budget, config.baseline, self.costs)
-        marks = self._marks(config.calibration, config.sensitivity_options)
-        if known is not None and fits("sensitivity", known.fingerprint, marks, known.covers(candidates)):
-            return known
+        settings = digest_settings(
+            config.calibration, config.sensitivity_options, further=method_of(config.sensitivity).settings()
+        )
+        marks = {**self._inputs, **settings}
+        # Relevance is measured before anything is held for sensitivity.
+        enough = None if self.every_image else partial(self._is_enough, self.relevance)
+        if known is not None:
+            find_lack = partial(self._find_lack, known, candidates, enough)
+            if fits("sensitivity", known.fingerprint, marks, find_lack):
+                return known
         sizes = [len(batch) for batch in self.measurement_images]  # the sums grow batch by batch
         file = self._file("sensitivity", {**marks, "steps": str((candidates, sizes))})
         baseline = Bits(config.baseline, config.baseline)
         calibrate_candidates = partial(self._calibrate_candidates, again=file is not None and file.exists())
         inputs = SensitivityInputs(
             self.model, self.measurement_images, baseline, candidates, calibrate_candidates, config.metric,
-            config.temperature, config.seed, progress_file=file,
+            config.temperature, config.seed, file, enough,
         )  # fmt: skip
         with threads_for(self.model):
             return measure_sensitivity(inputs, config.sensitivity, marks)
+
+    def _is_enough(self, relevance: LayerRelevance, sensitivity: SensitivityTable) -> bool:
+        """Return whether the budget needs no more images than those of a table."""
+        return are_images_enough(relevance, sensitivity, self.costs, self.config.budget)
+
+    def _find_lack(self, known: SensitivityTable, candidates: Sequence[Bits], enough: Enough | None) -> str | None:
+        """Return what a table of the right fingerprint lacks, in words: bits, or images."""
+        if not known.covers(candidates):
+            return "was measured with other widths"
+        images = sum(map(len, self.measurement_images))
+        if known.halves is None or known.images == images or (enough is not None and enough(known)):
+            return None
+        return f"is from the first {known.images} of {images} images, and more are needed"
 
     def _calibrate_candidates(self, candidates: Sequence[Bits], again: bool) -> tuple[PreTrainedModel, Variants]:
         """Return the packed model at the baseline's bits, and what stands for its units at the candidates'."""

@@ -254,7 +254,8 @@ class MixQQuantizer(OptimumQuantizer):
         config = config or MixQConfig()
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         calibration = self.selection.calibration(images, config)
-        sensitivity = self._measurements(images, calibration, config, work).sensitivity
+        # Which budgets the table will serve is not known here.
+        sensitivity = self._measurements(images, calibration, config, work, every_image=True).sensitivity
         self.known = dataclasses.replace(self.known, sensitivity=sensitivity)
         return sensitivity
 
@@ -388,10 +389,15 @@ class MixQQuantizer(OptimumQuantizer):
         return choice
 
     def _measurements(
-        self, images: Images, calibration: Sequence[Tensor], config: MixQConfig, work: str | Path | None
+        self,
+        images: Images,
+        calibration: Sequence[Tensor],
+        config: MixQConfig,
+        work: str | Path | None,
+        every_image: bool = False,
     ) -> Measurements:
-        measurement = self.selection.measurement(images, config)
-        return Measurements(self.model, calibration, measurement, config, make_work_folder(work), self.known)
+        measurement, work = self.selection.measurement(images, config), make_work_folder(work)
+        return Measurements(self.model, calibration, measurement, config, work, self.known, every_image)
 
     def _require_target(self, folder: Path) -> Path:
         """Return the folder if the packed model can be written to it, and loaded from there."""

@@ -13,6 +13,7 @@ from optimum_mixq.pipeline import Measurements, choose, choose_plan, finish_choi
 from optimum_mixq.stages.allocation import costs
 from optimum_mixq.stages.allocation.halves import add_certainty
 from optimum_mixq.stages.allocation.propose import objectives
+from optimum_mixq.stages.sensitivity import gradients, traced
 
 
 CONFIG = MixQConfig(bits=4, candidate_bits=(3, 4, 5), sensitivity_samples=4)
@@ -61,6 +62,59 @@ def test_a_measurement_serves_again_exactly_where_what_it_depends_on_is_the_same
     assert (other.relevance is known.relevance, other.sensitivity is known.sensitivity) == (
         same_relevance,
         same_sensitivity,
+    )
+
+
+GRADIENT = replace(CONFIG, sensitivity="gradient")
+
+
+@pytest.fixture
+def checked_early(monkeypatch):
+    """Ask after two images, and after four, whether they are enough: they are for 4 bits."""
+    asked = []
+
+    def enough(relevance, sensitivity, costs, options):
+        asked.append((options.bits, sensitivity.images))
+        return options.bits == 4
+
+    monkeypatch.setattr(traced, "FIRST_CHECK", 2)
+    monkeypatch.setattr(pipeline, "are_images_enough", enough)
+    return asked
+
+
+def test_a_table_that_was_enough_for_one_budget_serves_another_only_where_it_is_enough_too(checked_early, caplog):
+    model = make_model("vit")
+    known = Known(sensitivity=Measurements(model, *images_of(model), GRADIENT).sensitivity)
+    assert known.sensitivity.images == 2 and checked_early == [(4, 2)]
+    again = Measurements(model, *images_of(model), replace(GRADIENT, alpha=0.5), known=known)
+    assert again.sensitivity is known.sensitivity and not caplog.records
+    other = Measurements(model, *images_of(model), replace(GRADIENT, bits=5, candidate_bits=(3, 4, 5)), known=known)
+    assert other.sensitivity.images == 4
+    assert "is from the first 2 of 4 images, and more are needed: it is measured again" in caplog.text
+    every = Measurements(model, *images_of(model), GRADIENT, known=known, every_image=True)
+    assert every.sensitivity == other.sensitivity
+    # What is from all images serves every budget.
+    known, asked = Known(sensitivity=other.sensitivity), len(checked_early)
+    assert Measurements(model, *images_of(model), GRADIENT, known=known).sensitivity is other.sensitivity
+    assert len(checked_early) == asked
+
+
+def test_sums_that_were_saved_for_one_budget_go_on_for_another(checked_early, tmp_path):
+    model = make_model("vit")
+    assert Measurements(model, *images_of(model), GRADIENT, tmp_path).sensitivity.images == 2
+    other = Measurements(model, *images_of(model), replace(GRADIENT, bits=5), tmp_path).sensitivity
+    assert other.images == 4 and checked_early == [(4, 2), (5, 2)]
+    assert other == Measurements(model, *images_of(model), GRADIENT, every_image=True).sensitivity
+    assert len(list(tmp_path.glob("sensitivity-*.json"))) == 1
+
+
+def test_the_number_of_probes_is_in_the_fingerprint(monkeypatch):
+    model = make_model("vit")
+    known = Known(sensitivity=Measurements(model, *images_of(model), GRADIENT).sensitivity)
+    monkeypatch.setattr(gradients.Gradient, "probes", 3)
+    other = Measurements(model, *images_of(model), GRADIENT, known=known).sensitivity
+    assert (
+        other is not known.sensitivity and other.fingerprint["settings"] != known.sensitivity.fingerprint["settings"]
     )
 
 

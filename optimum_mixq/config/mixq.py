@@ -26,24 +26,26 @@ class MixQConfig(QuantizationConfigMixin):
             apart.
         overrides: bits of units by pattern, such as {"*.fc2": 8}.
         exclude: patterns of units that keep the most candidate bits.
-        alpha: exponent of relevance in relevance^alpha x sensitivity; 0 ignores relevance.
-        compare: pack the best plans by several objectives, and uniform bits, and keep what stays nearest to the float
-            model on the images of sensitivity; False keeps the best plan by `alpha` alone.
+        alpha: exponent of relevance in relevance^alpha x sensitivity; 1 is the paper's objective, 0 ignores relevance.
+        compare: pack the best plan by `alpha`, the best by sensitivity alone, and uniform bits, and keep what stays
+            nearest to the float model on the images of sensitivity; False keeps the best plan by `alpha`.
         score: how relevance is summed: "absolute", "signed", "mean", "gradient", or a registered score.
         relevance_stabiliser: share of absolute contributions that is added to sums whose terms may cancel; 0 is the
             rule of the reference implementation.
         relevance_samples: how many of the images of sensitivity relevance is measured on, at most.
-        sensitivity: how it is found: "measured" swaps each unit's variants into the model and runs it, "gradient"
-            takes a few backward passes instead. "fisher", "hawq" and "first-order" are other metrics from such passes,
-            to compare with.
-        metric: of sensitivity: "shift", KL(baseline || quantized), "kl", KL(float || quantized), or with labels
-            "cross_entropy" or "accuracy".
+        sensitivity: how it is found: "gradient" takes a few backward passes, "measured" swaps each unit's variants
+            into the model and runs it. "fisher", "hawq" and "first-order" are other metrics from such passes, to
+            compare with.
+        metric: of sensitivity: "shift", KL(baseline || quantized), and with "measured" also "kl", KL(float ||
+            quantized), or with labels "cross_entropy" or "accuracy".
         temperature: what logits are divided by for "shift" and "kl", and to compare plans: at 1 the few images that
             the model is undecided on say nearly everything, at 4 all have a say.
         solver: "highs" or "cbc".
         baseline: uniform bits around which sensitivity is measured: from there one unit at a time goes to each
             candidate.
-        sensitivity_samples: unlabelled images for sensitivity, and to compare plans.
+        sensitivity_samples: unlabelled images to compare plans, and at most as many for sensitivity: from gradients, a
+            plan is chosen on the first 64 of them, or 128 and so on, once their two halves lead to plans that are
+            nearly as good.
         arithmetic: "column" keeps one activation scale per channel and multiplies with an 8-bit operand; "folded" is
             the paper's, where activation scales are absorbed before the weight is rounded, and b-bit codes multiply
             b-bit codes.
@@ -75,12 +77,12 @@ class MixQConfig(QuantizationConfigMixin):
     tie_bits: bool = False
     overrides: dict[str, int | tuple[int, int]] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
-    alpha: float = 1.0
+    alpha: float = 0.5
     compare: bool = True
     score: str = "absolute"
     relevance_stabiliser: float = 1e-2
     relevance_samples: int = 64
-    sensitivity: str = "measured"
+    sensitivity: str = "gradient"
     metric: str = "shift"
     temperature: float = 4.0
     solver: Literal["highs", "cbc"] = "highs"

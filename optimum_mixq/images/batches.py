@@ -36,9 +36,10 @@ class Batch:
     def split(self, images: int) -> "list[Batch]":
         """Return the batch in parts of that many images; the last may have fewer."""
         starts = range(0, len(self), images)
-        return [self._part(slice(start, start + images)) for start in starts]
+        return [self.part(slice(start, start + images)) for start in starts]
 
-    def _part(self, rows: slice) -> "Batch":
+    def part(self, rows: slice) -> "Batch":
+        """Return some of the batch's images."""
         labels = None if self.labels is None else self.labels[rows]
         return Batch(self.pixel_values[rows], labels, self.fingerprints[rows])
 

@@ -3,7 +3,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,18 +22,21 @@ _WORDS = {
 }
 
 
-def fits(what: str, found: Mapping[str, str], expected: Mapping[str, str], covered: bool = True) -> bool:
-    """Return whether a known measurement may be used again; where it may not, say what differs.
+def fits(
+    what: str,
+    found: Mapping[str, str],
+    expected: Mapping[str, str],
+    find_lack: Callable[[], str | None] = lambda: None,
+) -> bool:
+    """Return whether a known measurement may be used again; where it may not, say why.
 
-    `covered` tells whether it holds the bits that are wanted.
+    `find_lack` is asked where the fingerprint is the expected one, and returns what is wrong even so.
     """
     different = [words for name, words in _WORDS.items() if found.get(name) != expected.get(name)]
-    if not different and not covered:
-        different = ["widths"]
-    if different:
-        told = ", ".join(different)
-        logger.warning("The %s that is known was measured with other %s: it is measured again.", what, told)
-    return not different
+    told = f"was measured with other {', '.join(different)}" if different else find_lack()
+    if told is not None:
+        logger.warning("The %s that is known %s: it is measured again.", what, told)
+    return told is None
 
 
 def fingerprint_inputs(
@@ -57,9 +60,13 @@ def digest_inputs(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str,
     return {"weights": weights.hexdigest()[:16], "images": images.hexdigest()[:16]}
 
 
-def digest_settings(*groups: Any) -> dict[str, str]:
-    """Return the digest of groups of options (frozen dataclasses): of all of them, so that none can be forgotten."""
-    return {"settings": _digest({name: value for group in groups for name, value in asdict(group).items()})}
+def digest_settings(*groups: Any, further: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return the digest of groups of options (frozen dataclasses): of all of them, so that none can be forgotten.
+
+    `further` holds settings that are no options.
+    """
+    options = {name: value for group in groups for name, value in asdict(group).items()}
+    return {"settings": _digest({**options, **(further or {})})}
 
 
 def short_digest(marks: Mapping[str, str]) -> str:

@@ -162,7 +162,7 @@ def _add_choice(parser: ArgumentParser) -> None:
         "--tie-bits", action="store_true", help="the same bits for a unit's weights and activations: less to measure"
     )
     parser.add_argument(
-        "--sensitivity", choices=["measured", "gradient", "fisher", "hawq", "first-order"], default="measured",
+        "--sensitivity", choices=["measured", "gradient", "fisher", "hawq", "first-order"], default="gradient",
         help="how it is found what each width costs: by running each layer's variants, from gradients, or by other "
         f"metrics, to compare with {DEFAULT}",
     )  # fmt: skip
@@ -177,7 +177,10 @@ def _add_samples(parser: ArgumentParser) -> None:
         "--calibration-samples", type=parse_count, default=32, help=f"images that set the ranges {DEFAULT}"
     )
     parser.add_argument(
-        "--sensitivity-samples", type=parse_count, default=256, help=f"images that the bits are chosen on {DEFAULT}"
+        "--sensitivity-samples",
+        type=parse_count,
+        default=256,
+        help=f"images that the bits are chosen on, at most {DEFAULT}",
     )
     parser.add_argument("--seed", type=parse_seed, default=0, help=f"draws the images {DEFAULT}")
 

@@ -9,8 +9,13 @@ from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, Un
 from optimum_mixq.config import BudgetOptions
 from optimum_mixq.stages.allocation.allocate import combine_scores
 from optimum_mixq.stages.allocation.candidates import candidate_bits
-from optimum_mixq.stages.allocation.propose import best_plan
+from optimum_mixq.stages.allocation.propose import best_plan, objectives
 from optimum_mixq.utils.bits import Bits
+
+
+# Of two halves of the images, the plans may be worse than that of all of them by this share of its score. Then more
+# images are not worth their time (docs/decisions.md).
+LARGEST_EXCESS = 0.02
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,18 @@ def compare_halves(
     more = max(0.0, sum(map(score, others)) / 2 - best)
     even, odd = (sum(bits[unit] != width for unit, width in plan.bits.items()) for bits in others)
     return Halves(sensitivity.images, more / best if best > 0 else None, (even, odd))
+
+
+def are_images_enough(
+    relevance: LayerRelevance | None, sensitivity: SensitivityTable, costs: UnitCosts, options: BudgetOptions
+) -> bool:
+    """Return whether the plans of half the images would do nearly as well, by each objective that is compared."""
+    for objective in objectives(options).values():
+        plan = best_plan(relevance, sensitivity, costs, objective)
+        halves = compare_halves(plan, relevance, sensitivity, costs, objective)
+        if halves is None or halves.excess is None or halves.excess > LARGEST_EXCESS:
+            return False
+    return True
 
 
 def add_certainty(

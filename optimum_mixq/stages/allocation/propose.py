@@ -11,7 +11,7 @@ from optimum_mixq.stages.allocation.candidates import budget_of, candidate_bits,
 
 
 # Exponents of relevance whose best plans are compared with that of `alpha`.
-OTHER_ALPHAS = (0.0, 0.5)
+OTHER_ALPHAS = (0.0,)
 WIDTHS_OF_A_SWEEP = (2, 3, 4, 5, 6)
 
 
@@ -39,19 +39,10 @@ def propose_plans(
     }
     if not options.compare:
         return plans
-    plans["relevance alone"] = best_plan(
-        relevance, ignore_sensitivity(sensitivity), costs, replace(options, alpha=1.0)
-    )
     uniform = dict.fromkeys(costs.macs, target_bits(options, costs))
     if not options.overrides and not options.exclude and budget_of(options, costs).allows(costs, uniform):
         plans["uniform"] = BitPlan(uniform, {"kind": "uniform", "achieved": costs.achieved(uniform)})
     return plans
-
-
-def ignore_sensitivity(sensitivity: SensitivityTable) -> SensitivityTable:
-    """Return a table in which all units suffer alike: rounding noise falls fourfold per bit, and adds up."""
-    table = {unit: {bits: sum(4.0**-part for part in bits) for bits in row} for unit, row in sensitivity.table.items()}
-    return replace(sensitivity, table=table)
 
 
 def best_plans_of_averages(

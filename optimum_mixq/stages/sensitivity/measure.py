@@ -26,5 +26,5 @@ def measure_sensitivity(
 def mark_sensitivity(inputs: SensitivityInputs, method: str = "measured") -> dict[str, str]:
     """Return a fingerprint of the weights, the images and all else that the inputs say."""
     names = ("baseline", "metric", "temperature", "seed")
-    settings = {"method": method, **{name: getattr(inputs, name) for name in names}}
+    settings = {"method": method, **method_of(method).settings(), **{name: getattr(inputs, name) for name in names}}
     return fingerprint_inputs(inputs.model, inputs.batches, settings)

@@ -64,12 +64,14 @@ class Progress:
 
 
 def find_process() -> tuple[int, int]:
-    """Return this process' rank and the number of processes, as `accelerate launch` sets them."""
+    """Return this process' rank and the number of processes, as `accelerate launch` or `torchrun` sets them."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
+    import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    # Without an accelerator accelerate 1.15 takes every process for a single one, unless it is asked for the CPU.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     return int(state.process_index), int(state.num_processes)  # type: ignore[has-type]
 
 

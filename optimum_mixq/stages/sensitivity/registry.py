@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -24,11 +24,21 @@ from optimum_mixq.utils.bits import Bits
 Variants = Mapping[str, Mapping[Bits, Mapping[str, nn.Module]]]
 # From candidate bits to the model at the baseline's bits, and its units' variants at the candidates'.
 Calibrate = Callable[[Sequence[Bits]], tuple[PreTrainedModel, Variants]]
+# From a table to whether it needs no more images.
+Enough = Callable[[SensitivityTable], bool]
+
+# `SensitivityInputs.enough` is asked about the table of this many images, of twice as many, and so on.
+FIRST_CHECK = 64
 
 
 @dataclass(frozen=True)
 class SensitivityInputs:
-    """All that a method may use."""
+    """All that a method may use.
+
+    With `enough`, a method that goes image by image may stop before the last one: it asks about the tables of the
+    first `FIRST_CHECK` images, of twice as many, and so on. Then every run stops at the same image, however the images
+    are batched and wherever it was interrupted.
+    """
 
     model: PreTrainedModel  # the float model
     batches: Sequence[Batch]  # the images to measure on
@@ -39,6 +49,7 @@ class SensitivityInputs:
     temperature: float = 1.0
     seed: int = 0
     progress_file: Path | None = None
+    enough: Enough | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,10 @@ class Method(ABC):
 
         Where `inputs.progress_file` is given, what is done is saved there, and a run that was stopped goes on from it.
         """
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the table depends on besides the inputs, for its fingerprint."""
+        return {}
 
     def metrics(self) -> tuple[str, ...]:
         """Return the names of the metrics that the method can measure."""

@@ -6,8 +6,8 @@ A few images at a time go through the model once, with a few backward passes; wh
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.sensitivity.changes import Change, VariantChanges
 from optimum_mixq.stages.sensitivity.moments import Sums, make_table, sum_images
 from optimum_mixq.stages.sensitivity.progress import Progress
-from optimum_mixq.stages.sensitivity.registry import Method, SensitivityInputs
+from optimum_mixq.stages.sensitivity.registry import FIRST_CHECK, Method, SensitivityInputs
 from optimum_mixq.stages.sensitivity.traces import UnitTrace, trace_units
 from optimum_mixq.tasks import Task, task_of
 from optimum_mixq.utils.bits import Bits
@@ -35,7 +35,8 @@ TRACED_NUMBERS = 8 * 197 * 768
 class TracedMethod(Method):
     """A method that reads damages off a unit's trace.
 
-    Under `accelerate launch` each process takes every n-th group of images.
+    Under `accelerate launch` each process takes every n-th group of images; then all images are taken, whatever
+    `SensitivityInputs.enough` would say.
     """
 
     probes: ClassVar[int]  # backward passes per image
@@ -52,6 +53,9 @@ class TracedMethod(Method):
 
     def measure(self, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> SensitivityTable:
         return _Measurement(self, inputs, fingerprint).run()
+
+    def settings(self) -> dict[str, Any]:
+        return {"probes": self.probes}
 
     def metrics(self) -> tuple[str, ...]:
         return ("shift",)
@@ -71,6 +75,18 @@ def draw_signs(images: int, outputs: int, probes: int, seed: int) -> Tensor:
     return (2 * signs - 1).transpose(0, 1)
 
 
+def group_images(batches: Sequence[Batch], most: int) -> list[Batch]:
+    """Return the images in groups of at most that many, none of which crosses a multiple of `FIRST_CHECK` images."""
+    groups, position = [], 0
+    for batch in batches:
+        start = 0
+        while start < len(batch):
+            size = min(most, FIRST_CHECK - position % FIRST_CHECK, len(batch) - start)
+            groups.append(batch.part(slice(start, start + size)))
+            start, position = start + size, position + size
+    return groups
+
+
 class _Measurement:
     """One table: the moments of damages over images, a few images at a time."""
 
@@ -78,26 +94,37 @@ class _Measurement:
         self.method, self.inputs, self.fingerprint = method, inputs, fingerprint
         self.architecture = describe(inputs.model)
         self.outputs, at_once = self._try_one_image()
-        self.groups = [part for batch in inputs.batches for part in batch.split(at_once)]
-        steps = {"candidates": str(inputs.candidates), "batches": str([len(group) for group in self.groups])}
-        self.progress = Progress(inputs.progress_file, {**fingerprint, **steps, "probes": str(method.probes)})
+        self.groups = group_images(inputs.batches, at_once)
+        self.sizes = [len(group) for group in self.groups]
+        steps = {"candidates": str(inputs.candidates), "batches": str(self.sizes)}
+        self.progress = Progress(inputs.progress_file, {**fingerprint, **steps})
         baseline, variants = inputs.calibrate(inputs.candidates)
         self.changes = VariantChanges(baseline, inputs.baseline, variants)
 
     @torch.no_grad()
     def run(self) -> SensitivityTable:
         mine = range(self.progress.rank, len(self.groups), self.progress.processes)
-        total = sum(len(self.groups[number]) for number in mine)
-        done = sum(len(self.groups[number]) for number in mine if self.progress.is_done(number))
-        sizes = [len(group) for group in self.groups]
-        signs = draw_signs(sum(sizes), self.outputs, self.method.probes, self.inputs.seed).split(sizes, 1)
+        left = [number for number in mine if not self.progress.is_done(number)]
+        total, images = sum(self.sizes[number] for number in mine), sum(self.sizes)
+        done = total - sum(self.sizes[number] for number in left)
+        signs = draw_signs(images, self.outputs, self.method.probes, self.inputs.seed).split(self.sizes, 1)
         with progress_bar(total, "Sensitivity", "image", self.progress.rank == 0, done) as bar:
-            for number in mine:
-                if not self.progress.is_done(number):
-                    first = sum(sizes[:number])
-                    self.progress.add(self._measure_group(self.groups[number], signs[number], first), number)
-                    bar.update(sizes[number])
-        return self._make_table(self.progress.gather(), sum(sizes))
+            for number in left:
+                first = sum(self.sizes[:number])
+                if self._is_enough(first):
+                    images = bar.total = first  # the bar is full
+                    break
+                self.progress.add(self._measure_group(self.groups[number], signs[number], first), number)
+                bar.update(self.sizes[number])
+        return self._make_table(self.progress.gather(), images)
+
+    def _is_enough(self, images: int) -> bool:
+        """Return whether the first images, which are those that are done, need no more after them."""
+        enough, doublings = self.inputs.enough, images // FIRST_CHECK
+        checked = images % FIRST_CHECK == 0 and doublings.bit_count() == 1
+        if enough is None or self.progress.processes > 1 or not checked:
+            return False
+        return enough(self._make_table(self.progress.sums, images))
 
     def _try_one_image(self) -> tuple[int, int]:
         """Return the number of the model's outputs, and that of images to trace at once."""

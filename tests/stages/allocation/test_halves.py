@@ -7,8 +7,9 @@ import pytest
 
 from optimum_mixq import MixQConfig
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
+from optimum_mixq.stages.allocation import halves
 from optimum_mixq.stages.allocation.candidates import candidate_bits
-from optimum_mixq.stages.allocation.halves import add_certainty, compare_halves
+from optimum_mixq.stages.allocation.halves import add_certainty, are_images_enough, compare_halves
 from optimum_mixq.stages.allocation.propose import best_plan, objectives, propose_plans
 
 
@@ -73,6 +74,23 @@ def test_halves_that_agree_cost_nothing():
 def test_a_plan_without_damage_has_no_share_of_it():
     table = table_of((-10, -1, -1), (-1, -1, -4))
     assert compare_halves(best_plan(None, table, COSTS, OPTIONS), None, table, COSTS, OPTIONS).excess is None
+
+
+def test_images_are_enough_where_the_halves_plans_are_nearly_as_good_by_every_objective(monkeypatch):
+    options, agreeing = replace(OPTIONS, compare=True), table_of((10, 1, 2), (20, 2, 4))
+    differing = table_of((10, 1, 2), (1, 1.5, 4))
+    assert are_images_enough(RELEVANCE, agreeing, COSTS, options)
+    assert not are_images_enough(RELEVANCE, differing, COSTS, options)
+    found = [
+        compare_halves(best_plan(RELEVANCE, differing, COSTS, one), RELEVANCE, differing, COSTS, one).excess
+        for one in objectives(options).values()
+    ]
+    monkeypatch.setattr(halves, "LARGEST_EXCESS", max(found))
+    assert are_images_enough(RELEVANCE, differing, COSTS, options)
+    monkeypatch.setattr(halves, "LARGEST_EXCESS", max(found) * 0.99)
+    assert not are_images_enough(RELEVANCE, differing, COSTS, options)
+    assert not are_images_enough(RELEVANCE, replace(agreeing, halves=None), COSTS, options)
+    assert not are_images_enough(RELEVANCE, table_of((-10, -1, -2), (-10, -1, -2)), COSTS, options)
 
 
 def test_a_table_without_halves_tells_nothing_of_them():

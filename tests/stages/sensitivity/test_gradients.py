@@ -28,6 +28,7 @@ from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
 from optimum_mixq.stages.sensitivity.traced import draw_signs
 from optimum_mixq.stages.sensitivity.traces import trace_units
 from optimum_mixq.tasks import task_of
+from optimum_mixq.utils import progress
 from optimum_mixq.utils.bits import Bits
 
 
@@ -268,6 +269,79 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(vit, tmp_path, monkeypatc
         table_of(vit, progress_file=path, seed=1)
 
 
+def test_images_are_taken_until_the_table_is_enough_however_they_are_batched(vit, monkeypatch):
+    monkeypatch.setattr(traced, "FIRST_CHECK", 2)
+    asked = []
+
+    def enough(table):
+        asked.append(table)
+        return table.images >= 4
+
+    found = table_of(vit, batch=3, enough=enough)
+    assert [table.images for table in asked] == [2, 4] and found == asked[-1] and found.images == 4
+    other = table_of(vit, batch=8, enough=lambda table: table.images >= 4)
+    first = table_of(vit, batch=2, images=16, enough=lambda table: table.images >= 4)
+    for unit, row in found.table.items():
+        assert other.table[unit] == pytest.approx(row, rel=0.05) and first.table[unit] == pytest.approx(row, rel=0.05)
+    asked.clear()
+    never = table_of(vit, enough=lambda table: asked.append(table))  # all images, and nothing is asked about all
+    assert [table.images for table in asked] == [2, 4] and never == table_of(vit)
+
+
+def test_a_stopped_table_goes_on_where_it_is_not_enough(vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(traced, "FIRST_CHECK", 2)
+    path, asked, groups, original = tmp_path / "sensitivity.json", [], [], traced._Measurement._measure_group
+
+    def counted(*arguments):
+        groups.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(traced._Measurement, "_measure_group", counted)
+    whole = table_of(vit)
+    groups.clear()
+    few = table_of(vit, progress_file=path, enough=lambda table: True)
+    assert few.images == 2 and len(groups) == 1
+    assert table_of(vit, progress_file=path, enough=lambda table: True) == few and len(groups) == 1
+    assert table_of(vit, progress_file=path, enough=lambda table: asked.append(table.images)) == whole
+    assert asked == [2, 4] and len(groups) == 4
+    # All that is done counts, also where less would have been enough.
+    assert table_of(vit, progress_file=path, enough=lambda table: True) == whole and len(groups) == 4
+
+
+def test_a_run_that_was_killed_stops_at_the_same_image(vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(traced, "FIRST_CHECK", 2)
+    path, calls, original = tmp_path / "sensitivity.json", [], traced._Measurement._measure_group
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    def enough(table):
+        return table.images == 8
+
+    whole = table_of(vit, images=12, enough=enough)
+    monkeypatch.setattr(traced._Measurement, "_measure_group", dies)
+    with pytest.raises(KeyboardInterrupt):
+        table_of(vit, images=12, enough=enough, progress_file=path)
+    assert table_of(vit, images=12, enough=enough, progress_file=path) == whole
+    assert whole.images == 8 and len(calls) == 3 + 2
+
+
+def test_the_bar_is_full_where_images_were_enough(vit, monkeypatch):
+    bars = []
+
+    def keep(*arguments):
+        bars.append(progress.progress_bar(*arguments))
+        return bars[-1]
+
+    monkeypatch.setattr(traced, "FIRST_CHECK", 2)
+    monkeypatch.setattr(traced, "progress_bar", keep)
+    table_of(vit, enough=lambda table: table.images == 4)
+    assert bars[0].n == bars[0].total == 4
+
+
 def test_what_gradients_cannot_tell_is_refused(vit):
     with pytest.raises(ValueError, match="be one of shift with sensitivity='gradient', found 'kl'"):
         table_of(vit, metric="kl")
@@ -299,8 +373,10 @@ from conftest import make_model
 from optimum_mixq.stages.sensitivity import traced
 from stages.sensitivity.test_gradients import table_of
 traced.TRACED_NUMBERS = 2 * 17 * 24
-table = table_of(make_model("vit"), images=6)
+traced.FIRST_CHECK = 2
+table = table_of(make_model("vit"), images=6, enough=lambda table: True)  # asked in one process only
 from accelerate import PartialState
+assert PartialState().num_processes == 2
 if PartialState().is_main_process:
     table.save({output!r})
 """
@@ -309,8 +385,7 @@ if PartialState().is_main_process:
 def test_two_processes_give_the_table_of_one(vit, tmp_path):
     output, script = tmp_path / "table.json", tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[2]), output=str(output)))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     together = SensitivityTable.load(output)

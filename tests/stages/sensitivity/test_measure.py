@@ -215,6 +215,7 @@ from conftest import make_model
 from stages.sensitivity.test_measure import measured
 table = measured(make_model("vit"))
 from accelerate import PartialState
+assert PartialState().num_processes == 2
 if PartialState().is_main_process:
     table.save({output!r})
 """
@@ -225,8 +226,7 @@ def test_two_processes_give_the_table_of_one(vit, tmp_path):
 
     output, script = tmp_path / "table.json", tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[2]), output=str(output)))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     alone = measured(make_model("vit"))
