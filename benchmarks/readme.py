@@ -37,6 +37,8 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
         "docs/results.md": {
             "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
             "mixed_precision": mixed_table, "relevance": relevance_table, "qat": qat_table, "latency": latency_table,
+            "deployment": deployment_table, "deployment_accuracy": deployment_accuracy_table,
+            "deployment_attention": deployment_attention_table,
         },
     }  # fmt: skip
 
@@ -260,6 +262,56 @@ def latency_table() -> str:
     return "\n".join(
         [*lines, "", f"By how much a process grows that loads a model and runs an image: {'; '.join(memory)}."]
     )
+
+
+def deployment_table() -> str:
+    """Return times in engines as multiples of bfloat16 eager, of float32 eager, and of the engine's own float32."""
+    rows = read_results("deployment.jsonl")
+    settings = list(dict.fromkeys((row["model"], row["batch"]) for row in rows))
+    cells = {(row["contender"], row["model"], row["batch"]): row for row in rows}
+    lines = [
+        "| contender | " + " | ".join(f"{model}, batch {batch}" for model, batch in settings) + " | MB |",
+        "|---|" + "---|" * (len(settings) + 1),
+    ]
+    for contender in dict.fromkeys(row["contender"] for row in rows):
+        engine = next((name for name in ("ONNX Runtime", "OpenVINO") if name in contender), None)
+        texts, sizes = [], {}
+        for setting in settings:
+            row = cells.get((contender, *setting))
+            bases = ["PyTorch bfloat16", "PyTorch float32", *([f"float {engine}"] if engine else [])]
+            if row is not None and row["megabytes"] is not None:
+                sizes[setting[0]] = f"{row['megabytes']:.1f}"
+            multiples = [f"{cells[base, *setting]['milliseconds'] / row['milliseconds']:.2f}" for base in bases if row]
+            texts.append("" if row is None else f"{' / '.join(multiples)}, {row['milliseconds']:.0f} ms")
+        lines.append(f"| {contender} | {' | '.join(texts)} | {' / '.join(sizes.values())} |")
+    told = "; ".join(sorted({f"{row['machine']}, {row['engines']}" for row in rows}))
+    models = " / ".join(dict.fromkeys(model for model, _ in settings))
+    return "\n".join([*lines, "", f"Megabytes are of {models}. Measured on {told}."])
+
+
+def deployment_accuracy_table() -> str:
+    """Return top-1 and the KL to the float model of what runs in the engines."""
+    rows = read_results("deployment_accuracy.jsonl")
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    cells = {(row["contender"], row["model"]): f"{row['top1']:.1f}, {row['kl']:.4f}" for row in rows}
+    lines = ["| contender | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
+    for contender in dict.fromkeys(row["contender"] for row in rows):
+        lines.append(f"| {contender} | " + " | ".join(cells.get((contender, model), "") for model in models) + " |")
+    images = sorted({row["images"] for row in rows})
+    return "\n".join([*lines, "", f"Top-1 % and KL to the float model; evaluation images: {images}."])
+
+
+def deployment_attention_table() -> str:
+    """Return the KL to the float model of both ways to run attention."""
+    rows = read_results("deployment_attention.jsonl")
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    ways = list(dict.fromkeys(row["attention"] for row in rows))
+    cells = {(row["bits"], row["model"], row["attention"]): f"{row['kl']:.4f}" for row in rows}
+    lines = ["| bits | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
+    for bits in dict.fromkeys(row["bits"] for row in rows):
+        texts = [" / ".join(cells.get((bits, model, way), "") for way in ways) for model in models]
+        lines.append(f"| {bits} | {' | '.join(texts)} |")
+    return "\n".join([*lines, "", f"Each cell: {' / '.join(ways)}."])
 
 
 def count_threads(threads: int) -> str:
