@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import choosing
 import halves
 import pairs
 import sensitivity
@@ -42,7 +41,7 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
             "mixed_precision": mixed_table, "scores": sensitivity.table_of_scores,
             "stabiliser": sensitivity.table_of_relevances, "pairs": pairs.table, "halves": halves.table,
-            "choosing": choosing.table, "relevance": relevance_table, "qat": qat_table, "latency": latency_table,
+            "relevance": relevance_table, "qat": qat_table, "latency": latency_table, "deployment": deployment_table,
         },
     }  # fmt: skip
 
@@ -73,7 +72,8 @@ def summary_table() -> str:
     compiled = multiples("ViT-B/16", 1, "mixq mixed 3-6 compiled")
     told = (
         f"Accuracy: top-1 %, mean of three calibration seeds, on {rows[0]['images']} images for the shipped models "
-        f'and {rows[3]["images"]} for the others, whose mixed bits were chosen with `sensitivity="measured"`. Speed: multiples of bfloat16 eager (in brackets: of float32 eager) '
+        f"and {rows[3]['images']} for the others; the mixed bits of ViT-S/14, Tiny-ImageNet, were chosen from the "
+        f"measured table. Speed: multiples of bfloat16 eager (in brackets: of float32 eager) "
         f"of a plan of 3 to 6 bits in eager mode; `torch.compile` takes ViT-B/16 to {compiled} for 1 image. "
         f"Measured on {machines_of(1)}. Empty cells were not measured."
     )
@@ -205,8 +205,9 @@ def mixed_table() -> str:
         ]
     images = sorted({row["images"] for row in rows})
     told = (
-        f"Evaluation images: {images}. Over the {len(compared)} cases of model, bits and seed in which both were measured, "
-        f"the default has {geometric_mean(compared):.3f} times the KL of the measured table, a geometric mean."
+        f"Evaluation images: {images}. Over the {len(compared)} cases of model, bits and seed in which both were "
+        f"measured, the default has {geometric_mean(compared):.3f} times the KL of the measured table, as a geometric "
+        f"mean."
     )
     return "\n".join([*lines, "", told])
 
@@ -293,6 +294,56 @@ def latency_table() -> str:
     return "\n".join(
         [*lines, "", f"By how much a process grows that loads a model and runs an image: {'; '.join(memory)}."]
     )
+
+
+def deployment_table() -> str:
+    """Return times in engines as multiples of bfloat16 eager, of float32 eager, and of the engine's own float32."""
+    rows = read_results("deployment.jsonl")
+    settings = list(dict.fromkeys((row["model"], row["batch"]) for row in rows))
+    cells = {(row["contender"], row["model"], row["batch"]): row for row in rows}
+    lines = [
+        "| contender | " + " | ".join(f"{model}, batch {batch}" for model, batch in settings) + " | MB |",
+        "|---|" + "---|" * (len(settings) + 1),
+    ]
+    for contender in dict.fromkeys(row["contender"] for row in rows):
+        engine = next((name for name in ("ONNX Runtime", "OpenVINO") if name in contender), None)
+        texts, sizes = [], {}
+        for setting in settings:
+            row = cells.get((contender, *setting))
+            bases = ["PyTorch bfloat16", "PyTorch float32", *([f"float {engine}"] if engine else [])]
+            if row is not None and row["megabytes"] is not None:
+                sizes[setting[0]] = f"{row['megabytes']:.1f}"
+            multiples = [f"{cells[base, *setting]['milliseconds'] / row['milliseconds']:.2f}" for base in bases if row]
+            texts.append("" if row is None else f"{' / '.join(multiples)}, {row['milliseconds']:.0f} ms")
+        lines.append(f"| {contender} | {' | '.join(texts)} | {' / '.join(sizes.values())} |")
+    told = "; ".join(sorted({f"{row['machine']}, {row['engines']}" for row in rows}))
+    models = " / ".join(dict.fromkeys(model for model, _ in settings))
+    return "\n".join([*lines, "", f"Megabytes are of {models}. Measured on {told}."])
+
+
+def deployment_accuracy_table() -> str:
+    """Return top-1 and the KL to the float model of what runs in the engines."""
+    rows = read_results("deployment_accuracy.jsonl")
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    cells = {(row["contender"], row["model"]): f"{row['top1']:.1f}, {row['kl']:.4f}" for row in rows}
+    lines = ["| contender | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
+    for contender in dict.fromkeys(row["contender"] for row in rows):
+        lines.append(f"| {contender} | " + " | ".join(cells.get((contender, model), "") for model in models) + " |")
+    images = sorted({row["images"] for row in rows})
+    return "\n".join([*lines, "", f"Top-1 % and KL to the float model; evaluation images: {images}."])
+
+
+def deployment_attention_table() -> str:
+    """Return the KL to the float model of both ways to run attention."""
+    rows = read_results("deployment_attention.jsonl")
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    ways = list(dict.fromkeys(row["attention"] for row in rows))
+    cells = {(row["bits"], row["model"], row["attention"]): f"{row['kl']:.4f}" for row in rows}
+    lines = ["| bits | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
+    for bits in dict.fromkeys(row["bits"] for row in rows):
+        texts = [" / ".join(cells.get((bits, model, way), "") for way in ways) for model in models]
+        lines.append(f"| {bits} | {' | '.join(texts)} |")
+    return "\n".join([*lines, "", f"Each cell: {' / '.join(ways)}."])
 
 
 def count_threads(threads: int) -> str:

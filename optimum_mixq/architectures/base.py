@@ -63,6 +63,8 @@ class Block:
     # False where something stands between the layers of query and key and their product, such as a norm or a rotation,
     # or where one layer puts out both: calibration then leaves their channels unbalanced.
     plain_scores: bool = True
+    # Whether the layer of the unit "proj" reads what the products of attention put out, heads one after another.
+    plain_output: bool = False
     activations: tuple[Activation, ...] = ()
     passing: tuple[str, ...] = ()  # other modules that relevance passes unchanged: they scale, bend or normalise
 

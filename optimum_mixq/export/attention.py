@@ -25,7 +25,8 @@ FINE_BITS = 4
 class ExportAttention(nn.Module, ABC):
     """Attention whose operands (B, heads, T, head size) come from layers; it stands in for an `AttentionQuantizer`.
 
-    Where the layers put out codes before rounding (x / scale + zero_point), `reads_codes` is to be set.
+    What is done to each channel of an operand before it is rounded, and of the output at the end, the layers around it
+    may do instead: then `folded_operands` and `folded_output` are to be set.
     """
 
     name: ClassVar[str]
@@ -40,28 +41,42 @@ class ExportAttention(nn.Module, ABC):
         super().__init__()
         assert quantizer.qk_bits is not None and quantizer.av_bits is not None  # packed models have both
         self.qk_bits, self.av_bits = quantizer.qk_bits, quantizer.av_bits
-        self.reads_codes = False
+        self.folded_operands = self.folded_output = False
         for operand in OPERANDS:
             grid = quantizer.grid(operand, 8)
             self.register_buffer(f"{operand}_scale", grid.scale)  # (heads, 1, head size)
             self.register_buffer(f"{operand}_zero_point", grid.zero_point)
 
-    def output_grid(self, operand: str) -> Affine:
-        """Return what turns the output (..., heads * head size) of an operand's layer into codes before rounding."""
-        scale, zero_point = self.get_buffer(f"{operand}_scale"), self.get_buffer(f"{operand}_zero_point")
-        return Affine(1 / scale.flatten().double(), zero_point.flatten().double())
-
-    def in_codes(self, operand: str, values: Tensor) -> Tensor:
-        """Return an operand in the space of codes, before rounding."""
-        if self.reads_codes:
-            return values
-        return values / self.get_buffer(f"{operand}_scale") + self.get_buffer(f"{operand}_zero_point")
+    @abstractmethod
+    def operand_affine(self, operand: str) -> Affine:
+        """Return what is done to an operand before it is rounded, of shapes (heads, 1, head size)."""
 
     @abstractmethod
+    def output_affine(self) -> Affine:
+        """Return what is done to the output at the end, of shapes (heads, 1, head size)."""
+
+    @abstractmethod
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        """Return the output (B, heads, T, head size) between both; `mask` is added to the scaled scores."""
+
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0
     ) -> Tensor:
-        """Return the output (B, T, heads, head size); `mask` is added to the scaled scores."""
+        """Return the output (B, T, heads, head size)."""
+        if not self.folded_operands:
+            query, key, value = (
+                self.operand_affine(name).apply(values)
+                for name, values in zip(OPERANDS, (query, key, value), strict=True)
+            )
+        output = self.attend(query, key, value, mask, scaling)
+        if not self.folded_output:
+            output = self.output_affine().apply(output)
+        return output.transpose(1, 2).contiguous()
+
+    def to_codes(self, operand: str) -> Affine:
+        """Return what brings an operand into the space of codes."""
+        scale = self.get_buffer(f"{operand}_scale")
+        return Affine(1 / scale, self.get_buffer(f"{operand}_zero_point"))
 
 
 ATTENTIONS: dict[str, type[ExportAttention]] = {}
@@ -87,32 +102,34 @@ class LogarithmicAttention(ExportAttention):
 
     name = "logarithmic"
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0
-    ) -> Tensor:
-        steps = log_steps(self.av_bits)
-        steps_per_score = steps / math.log(2)
+    def operand_affine(self, operand: str) -> Affine:
+        return self.to_codes(operand)
+
+    def output_affine(self) -> Affine:
+        return Affine(self.value_scale, torch.zeros_like(self.value_scale))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        steps_per_score = log_steps(self.av_bits) / math.log(2)
         score_scale = self.query_scale * self.key_scale * (scaling * steps_per_score)
-        keys = self._integers("key", key, self.qk_bits)
-        scores = torch.matmul(self._integers("query", query, self.qk_bits) * score_scale, keys.transpose(-1, -2))
+        queries = (round_codes(query, self.qk_bits) - self.query_zero_point) * score_scale
+        keys = round_codes(key, self.qk_bits) - self.key_zero_point
+        scores = torch.matmul(queries, keys.transpose(-1, -2))
         if mask is not None:
             scores = scores + mask * steps_per_score
         powers = powers_on_grid(scores, self.av_bits)
-        output = torch.matmul(powers, self._integers("value", value, self.av_bits))
-        return (output / powers.sum(-1, keepdim=True) * self.value_scale).transpose(1, 2).contiguous()
-
-    def _integers(self, operand: str, values: Tensor, bits: int) -> Tensor:
-        """Return code - zero_point."""
-        codes = self.in_codes(operand, values).round().clamp(0.0, 2.0**bits - 1)
-        return codes - self.get_buffer(f"{operand}_zero_point")
+        values = round_codes(value, self.av_bits) - self.value_zero_point
+        return torch.matmul(powers, values) / powers.sum(-1, keepdim=True)
 
 
 @register_attention
 class IntegerAttention(ExportAttention):
     """Products of 8-bit integers, and exp(score - row maximum) in 255 equal steps between them.
 
-    With few bits these values are on the model's own grid first: its weights were corrected for how coarse that is.
-    Rows are divided by the sum of what was rounded, so they sum to one, and the largest weight of each is exact.
+    Keys and values are their codes less 2^(bits - 1), which int8 holds at any width. A zero point of the keys adds the
+    same to all scores of a row, which softmax does not see; that of the values is added to the output. The scales of a
+    channel's query and key go into the query, which is rounded to int8 instead of to its own grid. With few bits both
+    the query and the exponentials are on their own grids first, since the weights were corrected for how coarse these
+    are. Rows are divided by the sum of what was rounded, so they sum to one.
     """
 
     name = "integer"
@@ -121,25 +138,35 @@ class IntegerAttention(ExportAttention):
 
     def __init__(self, quantizer: AttentionQuantizer) -> None:
         super().__init__(quantizer)
-        factor, step = _score_factor(self.query_scale * self.key_scale, self.query_zero_point, self.qk_bits)
-        self.register_buffer("query_factor", factor)
-        self.register_buffer("score_step", step)
+        product_scale, top = self.query_scale * self.key_scale, 2**self.qk_bits - 1
+        largest = torch.maximum(self.query_zero_point, top - self.query_zero_point)
+        step = (product_scale * largest).amax(-1, keepdim=True) / 127
+        self.register_buffer("query_factor", product_scale / step)  # (heads, 1, head size)
+        self.register_buffer("score_step", step)  # (heads, 1, 1)
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0
-    ) -> Tensor:
-        codes = self.in_codes("query", query).round().clamp(0.0, 2.0**self.qk_bits - 1)
-        queries = round_to_integers((codes - self.query_zero_point) * self.query_factor, -128, 127)
+    def operand_affine(self, operand: str) -> Affine:
+        codes = self.to_codes(operand)
+        if operand != "query":
+            bits = self.qk_bits if operand == "key" else self.av_bits
+            return Affine(codes.multiplier, codes.offset - 2 ** (bits - 1))
+        if self.qk_bits < FINE_BITS:
+            return codes
+        return Affine(codes.multiplier * self.query_factor, torch.zeros_like(codes.offset))
+
+    def output_affine(self) -> Affine:
+        return Affine(self.value_scale, self.value_scale * (2 ** (self.av_bits - 1) - self.value_zero_point))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        if self.qk_bits < FINE_BITS:
+            query = (round_codes(query, self.qk_bits) - self.query_zero_point) * self.query_factor
+        queries = _round_operand(query, 8)
         # Transposed before rounding: ONNX Runtime 1.32 mistakes int8 for uint8 where it moves a transposition itself.
-        keys = self._centred("key", key, self.qk_bits, transposed=True)
-        # A zero point of the keys adds the same to all scores of a row, which softmax does not see.
+        keys = _round_operand(key.transpose(-1, -2), self.qk_bits)
         scores = torch.matmul(queries, keys) * (self.score_step * scaling)
         if mask is not None:
             scores = scores + mask
         weights = round_to_integers(self.exponentials(scores), 0, 255, scale=1 / 255)
-        output = torch.matmul(weights, self._centred("value", value, self.av_bits))
-        output = output / weights.sum(-1, keepdim=True) + (2 ** (self.av_bits - 1) - self.value_zero_point)
-        return (output * self.value_scale).transpose(1, 2).contiguous()
+        return torch.matmul(weights, _round_operand(value, self.av_bits)) / weights.sum(-1, keepdim=True)
 
     def exponentials(self, scores: Tensor) -> Tensor:
         """Return exp(score - row maximum), with few bits on the logarithmic grid."""
@@ -147,11 +174,10 @@ class IntegerAttention(ExportAttention):
             return torch.exp(scores - scores.amax(-1, keepdim=True))
         return powers_on_grid(scores * (log_steps(self.av_bits) / math.log(2)), self.av_bits)
 
-    def _centred(self, operand: str, values: Tensor, bits: int, transposed: bool = False) -> Tensor:
-        """Return code - 2^(bits - 1), which int8 holds at any width."""
-        half = 2 ** (bits - 1)
-        values = self.in_codes(operand, values) - half
-        return round_to_integers(values.transpose(-1, -2) if transposed else values, -half, half - 1)
+
+def round_codes(values: Tensor, bits: int) -> Tensor:
+    """Return codes 0..2^bits - 1 of values in the space of codes, as floats."""
+    return values.round().clamp(0.0, 2.0**bits - 1)
 
 
 def powers_on_grid(scores: Tensor, bits: int) -> Tensor:
@@ -165,14 +191,11 @@ def powers_on_grid(scores: Tensor, bits: int) -> Tensor:
     return torch.where(exponents > -(2**bits - 1.5), powers, 0.0)  # the last code is zero
 
 
-def _score_factor(product_scale: Tensor, zero_point: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Return what integers of the query are multiplied by (heads, 1, head size), and the step (heads, 1, 1) of scores.
+def _round_operand(values: Tensor, bits: int) -> Tensor:
+    """Return signed integers of so many bits; at 8 bits from -127 on.
 
-    The scales of a channel's query and key go into the query, which is rounded to int8 once more. Where all channels
-    of a head share them the integers stay as they are.
+    OpenVINO 2026.4 removes a clamp that the rounding implies. It then moves the scales of the layer before into the
+    rounding, and multiplies floats.
     """
-    largest = torch.maximum(zero_point, 2**bits - 1 - zero_point)
-    shared = (product_scale == product_scale[..., :1]).all(-1, keepdim=True) & (largest <= 127).all(-1, keepdim=True)
-    step = (product_scale * largest).amax(-1, keepdim=True) / 127
-    step = torch.where(shared, product_scale[..., :1], step)
-    return product_scale / step, step
+    half = 2 ** (bits - 1)
+    return round_to_integers(values.clamp(float(max(-half, -127)), float(half - 1)), -128, 127)

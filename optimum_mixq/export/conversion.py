@@ -11,7 +11,7 @@ from optimum_mixq.architectures.base import Block, NormReaders
 from optimum_mixq.architectures.describe import describe, replace_module
 from optimum_mixq.config import ATTENTION_CHILD
 from optimum_mixq.export.attention import OPERANDS, ExportAttention, attention_of
-from optimum_mixq.export.layers import Affine, ExportEmbedding, ExportLinear
+from optimum_mixq.export.layers import Affine, ExportEmbedding, ExportLinear, grid_affine
 from optimum_mixq.integration.fusion import separate_layers, share_grid
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
@@ -28,16 +28,19 @@ def convert(model: PreTrainedModel, attention: str, as_matrices: bool = False) -
     separate_layers(converted)
     architecture, modules = describe(converted), dict(converted.named_modules())
     in_codes = {reader for norm in architecture.norms if _fold_norm(converted, norm) for reader in norm.readers}
+    inputs: dict[str, Affine] = {}
     outputs: dict[str, Affine] = {}
     for block in architecture.blocks:
         if block.attention is not None:
             name = f"{block.attention}.{ATTENTION_CHILD}"
             replacement = kind(converted.get_submodule(name))
-            outputs |= _operands_in_codes(converted, block, replacement)
+            outputs |= _fold_operands(converted, block, replacement)
+            inputs |= _fold_output(converted, block, replacement)
             replace_module(converted, name, replacement)
     for name, layer in modules.items():
         if isinstance(layer, PackedLinear):
-            replace_module(converted, name, ExportLinear.from_packed(layer, name in in_codes, outputs.get(name)))
+            linear = ExportLinear.from_packed(layer, name in in_codes, inputs.get(name), outputs.get(name))
+            replace_module(converted, name, linear)
         elif isinstance(layer, PackedConv2d):
             replace_module(converted, name, ExportEmbedding(layer))
     for module in converted.modules():
@@ -57,21 +60,30 @@ def _fold_norm(model: PreTrainedModel, norm: NormReaders) -> bool:
     own = model.get_submodule(norm.norm)
     if not norm.shift_foldable or not isinstance(own, nn.LayerNorm) or own.bias is None or not share_grid(layers):
         return False
-    grid = layers[0].input_grid
+    to_codes = grid_affine(layers[0].input_grid)
     folded = nn.LayerNorm(own.normalized_shape, own.eps)
-    folded.weight.copy_(own.weight / grid.scale)
-    folded.bias.copy_(own.bias / grid.scale + grid.zero_point)
+    folded.weight.copy_(own.weight * to_codes.multiplier)
+    folded.bias.copy_(own.bias * to_codes.multiplier + to_codes.offset)
     replace_module(model, norm.norm, folded)
     return True
 
 
-def _operands_in_codes(model: PreTrainedModel, block: Block, attention: ExportAttention) -> dict[str, Affine]:
-    """Return what is to be done to the outputs of the layers that attention reads, by name, and tell attention so.
+def _fold_operands(model: PreTrainedModel, block: Block, attention: ExportAttention) -> dict[str, Affine]:
+    """Return what the layers that attention reads are to do to their outputs, by name, and tell attention so.
 
-    Nothing is done where something stands between them and attention.
+    They do nothing where something stands between them and attention.
     """
     names = block.unit("qkv").modules
     if not block.plain_scores or not all(isinstance(model.get_submodule(name), PackedLinear) for name in names):
         return {}
-    attention.reads_codes = True
-    return {name: attention.output_grid(operand) for name, operand in zip(names, OPERANDS, strict=True)}
+    attention.folded_operands = True
+    return {name: attention.operand_affine(operand).flatten() for name, operand in zip(names, OPERANDS, strict=True)}
+
+
+def _fold_output(model: PreTrainedModel, block: Block, attention: ExportAttention) -> dict[str, Affine]:
+    """Return what the layer that reads attention's output is to do to it, by name, and tell attention so."""
+    (name,) = block.unit("proj").modules
+    if not block.plain_output or not isinstance(model.get_submodule(name), PackedLinear):
+        return {}
+    attention.folded_output = True
+    return {name: attention.output_affine().flatten()}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from optimum_mixq.kernels import IntegerProduct, WeightCodes
 from optimum_mixq.quant.bitpacking import unpack_codes
+from optimum_mixq.quant.grids import UniformGrid
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
 from optimum_mixq.quant.patches import patch_products
@@ -34,32 +35,41 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class Affine:
-    """What is done to the outputs (..., O) of a layer: y * multiplier + offset, with positive multipliers (O,)."""
+    """What is done to each channel of a tensor: values * multiplier + offset, with positive multipliers."""
 
     multiplier: Tensor
     offset: Tensor
 
+    def apply(self, values: Tensor) -> Tensor:
+        return values * self.multiplier + self.offset
+
+    def then(self, other: "Affine") -> "Affine":
+        """Return what both do, this one first."""
+        return Affine(self.multiplier * other.multiplier, self.offset * other.multiplier + other.offset)
+
+    def flatten(self) -> "Affine":
+        """Return the same for channels in one dimension."""
+        return Affine(self.multiplier.flatten(), self.offset.flatten())
+
 
 class Rounding(nn.Module):
-    """Rounds values to codes 0..2^bits - 1, as floats: x * multiplier + offset, clamped.
+    """Rounds values (..., C) to codes 0..2^bits - 1, as floats.
 
-    `multiplier` and `offset` are (C,), or None where the values are in the space of codes already.
+    `to_codes` brings them into the space of codes; it is None where they are there already.
     """
 
     multiplier: Tensor | None
     offset: Tensor | None
 
-    def __init__(self, bits: int, multiplier: Tensor | None = None, offset: Tensor | None = None) -> None:
+    def __init__(self, bits: int, to_codes: Affine | None = None) -> None:
         super().__init__()
         self.bits = bits
-        self.register_buffer("multiplier", multiplier)
-        self.register_buffer("offset", offset)
+        self.register_buffer("multiplier", None if to_codes is None else to_codes.multiplier)
+        self.register_buffer("offset", None if to_codes is None else to_codes.offset)
 
     def forward(self, values: Tensor) -> Tensor:
-        if self.multiplier is not None:
-            values = values * self.multiplier
-        if self.offset is not None:
-            values = values + self.offset
+        if self.multiplier is not None and self.offset is not None:
+            values = values * self.multiplier + self.offset
         return round_to_integers(values, 0, 2**self.bits - 1)
 
 
@@ -83,7 +93,8 @@ class ExportLinear(nn.Module):
         factor = LARGEST_OPERAND // max(1, int(product.operand.abs().max()))
         scale, bias = product.scale.double() / factor, product.bias.double()
         if output is not None:
-            scale, bias = scale * output.multiplier, bias * output.multiplier + output.offset
+            multiplier, offset = output.multiplier.double(), output.offset.double()
+            scale, bias = scale * multiplier, bias * multiplier + offset
         # Outputs with next to no weights: larger scales, so that the bias fits int32, and the operand rounded again.
         widened = torch.maximum(scale, bias.abs() / LARGEST_BIAS)
         operand = torch.round(product.operand.double() * factor * (scale / widened)[:, None]).to(torch.int8)
@@ -95,25 +106,30 @@ class ExportLinear(nn.Module):
         self.register_buffer("zero_point", torch.zeros(len(scale), dtype=torch.int64))
 
     @classmethod
-    def from_packed(cls, layer: PackedLinear, in_codes: bool = False, output: Affine | None = None) -> "ExportLinear":
+    def from_packed(
+        cls, layer: PackedLinear, in_codes: bool = False, input: Affine | None = None, output: Affine | None = None
+    ) -> "ExportLinear":
         """Return the layer that computes what a packed one does.
 
-        `in_codes` says that its input arrives in the space of codes; `output` is applied to what it puts out.
+        `in_codes` says that its input arrives in the space of codes; `input` is applied to what it reads, and `output`
+        to what it puts out.
         """
         grid = layer.input_grid
-        rounding = Rounding(grid.bits) if in_codes else Rounding(grid.bits, 1 / grid.scale, grid.zero_point)
-        return cls(layer.product(), rounding, output)
+        to_codes = grid_affine(grid) if input is None else input.then(grid_affine(grid))
+        return cls(layer.product(), Rounding(grid.bits, None if in_codes else to_codes), output)
 
     def forward(self, input: Tensor) -> Tensor:
         operators = torch.ops.quantized_decomposed
         grid = (self.scale, self.zero_point)
         operand = operators.dequantize_per_channel(self.operand, *grid, 1, -128, 127, torch.int8)
         bias = operators.dequantize_per_channel(self.bias, *grid, 0, -(2**31), 2**31 - 1, torch.int32)
-        codes = self.rounding(input)
-        if not self.as_matrices or input.ndim == 2:
-            return torch.matmul(codes, operand) + bias
-        rows = codes.reshape(-1, input.shape[-1])
-        return torch.addmm(bias, rows, operand).reshape(-1, *input.shape[1:-1], operand.shape[1])
+        if self.as_matrices and input.ndim > 2:
+            rows = self.rounding(input).reshape(-1, input.shape[-1])
+            return torch.addmm(bias, rows, operand).reshape(-1, *input.shape[1:-1], len(bias))
+        if self.as_matrices or input.ndim > 2:
+            return torch.matmul(self.rounding(input), operand) + bias
+        # OpenVINO 2026.4 lets a mean over tokens do what is done to its channels next, and gets it wrong for a matrix.
+        return (torch.matmul(self.rounding(input.unsqueeze(1)), operand) + bias).squeeze(1)
 
 
 class ExportEmbedding(nn.Module):
@@ -128,8 +144,8 @@ class ExportEmbedding(nn.Module):
         grid = layer.input_grid
         products = patch_products(codes, layer.weight_grid, grid, layer.bias)
         self.channels = nn.ModuleList(
-            ExportLinear(product, Rounding(layer.input_bits, 1 / grid.scale[[channel]], grid.zero_point[[channel]]))
-            for channel, product in enumerate(products)
+            ExportLinear(product, Rounding(grid.bits, Affine(1 / scale[None], zero_point[None])))
+            for product, scale, zero_point in zip(products, grid.scale, grid.zero_point, strict=True)
         )
         # ViT and DeiT read `weight.dtype` and cast pixels to it (transformers 5.9 to 5.23).
         self.register_buffer("weight", torch.zeros(0), persistent=False)
@@ -142,6 +158,11 @@ class ExportEmbedding(nn.Module):
         patches = patches.permute(1, 0, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)  # (C, B, patches, pixels of a patch)
         output: Tensor = sum(product(patches[channel]) for channel, product in enumerate(self.channels))
         return output.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def grid_affine(grid: UniformGrid) -> Affine:
+    """Return what brings values into the space of a grid's codes, before rounding."""
+    return Affine(1 / grid.scale, grid.zero_point)
 
 
 def round_to_integers(values: Tensor, low: int, high: int, scale: float = 1.0) -> Tensor:

@@ -30,6 +30,7 @@ from optimum_mixq.architectures.base import (
 )
 from optimum_mixq.architectures.registry import register_family
 from optimum_mixq.architectures.rules import passing
+from optimum_mixq.export.conversion import convert
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.pipeline import pack_trained
 from optimum_mixq.quant.attention import AttentionQuantizer
@@ -264,6 +265,20 @@ def test_without_its_rule_relevance_is_lost(cosine, pixels, monkeypatch):
     monkeypatch.setattr(CosineFamily, "rules", Family.rules)
     with pytest.warns(UserWarning, match="Relevance is not conserved: at the input of 'blocks.1'"):
         measure_relevance(cosine, [Batch(pixels, None, ())])
+
+
+@pytest.mark.parametrize("attention", ["integer", "logarithmic"])
+def test_it_is_converted_for_export(cosine, pixels, attention):
+    packed = MixQQuantizer.from_pretrained(cosine).quantize(EIGHT, pixels, plan="uniform")
+    found, expected = logits_of(convert(packed, attention), pixels), logits_of(packed, pixels)
+    assert float((found - expected).norm() / expected.norm()) < 0.02
+
+
+def test_it_runs_in_openvino_where_a_head_reads_the_mean_of_all_tokens(cosine, pixels, tmp_path):
+    quantizer = MixQQuantizer.from_pretrained(cosine)
+    quantizer.quantize(EIGHT, pixels, plan="uniform")
+    result = quantizer.export("openvino", tmp_path / "out", dataset=list(pixels))
+    assert result.check.distance < 0.05 and result.check.integer_products == result.check.products
 
 
 def test_it_is_trained_and_packed(cosine, pixels):

@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.export import tracing
+from optimum_mixq.export.attention import ExportAttention, LogarithmicAttention
 from optimum_mixq.export.conversion import convert, integer_products
 from optimum_mixq.export.targets import TARGETS
+from optimum_mixq.export.targets.onnx import INTEGER_OPERATORS
 from optimum_mixq.export.tracing import has_exporters, trace
 from optimum_mixq.export.weights import lay_out_weights
 
@@ -79,6 +81,28 @@ def test_every_quantized_layer_is_a_product_of_8_bit_integers(case, engine):
     architecture = describe(case.converted)
     layers = len(architecture.unit_of_module) + len(architecture.heads)
     assert engine.integer_products() == layers + 3 == integer_products(case.converted)
+
+
+def integer_products_of_attention(engine):
+    """Return how many products of two activations an engine multiplies as integers."""
+    if hasattr(engine, "graph"):
+        found = sum(node.op_type in INTEGER_OPERATORS for node in engine.graph.node)
+        return found - engine.integer_products()
+    kinds = [node.get_rt_info() for node in engine.model.get_runtime_model().get_ops()]
+    return sum(
+        kind["layerType"].astype(str) == "MatMul" and kind["runtimePrecision"].astype(str) in ("u8", "i8")
+        for kind in kinds
+    )
+
+
+def test_attention_multiplies_8_bit_integers_unless_it_runs_on_its_own_grids(case, engine):
+    blocks = [block for block in describe(case.converted).blocks if block.attention is not None]
+    own_grids = isinstance(next(attentions(case.converted)), LogarithmicAttention)
+    assert integer_products_of_attention(engine) == (0 if own_grids else 2 * len(blocks))
+
+
+def attentions(model):
+    return (module for module in model.modules() if isinstance(module, ExportAttention))
 
 
 def test_the_file_tells_nothing_of_the_machine_it_was_made_on(case):

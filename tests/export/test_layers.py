@@ -41,6 +41,14 @@ def test_what_is_applied_to_an_output_is_in_its_scales_and_bias(packed):
     assert (difference.abs() <= changed.scale * 1.01 + 1e-6).all()
 
 
+def test_what_is_applied_to_an_input_is_in_its_rounding(packed):
+    layer = linear_layers(packed)[0]
+    affine = Affine(torch.rand(layer.in_features) + 0.5, torch.randn(layer.in_features))
+    input = torch.randn(5, layer.in_features)
+    found = ExportLinear.from_packed(layer, input=affine)(input)
+    torch.testing.assert_close(found, ExportLinear.from_packed(layer)(affine.apply(input)))
+
+
 def test_the_steps_of_a_bias_are_as_fine_as_int8_allows(packed):
     for layer in linear_layers(packed):
         assert ExportLinear.from_packed(layer).operand.abs().max() > 63

@@ -110,8 +110,8 @@ def test_a_model_from_a_folder_goes_by_its_folders_names(tmp_path):
 
 
 def test_a_recipe_beyond_the_shell_has_no_command():
-    text = card(alpha=0.5).text
-    assert "optimum-cli" not in text and "MixQConfig(bits=4, alpha=0.5)" in text
+    text = card(alpha=0.25).text
+    assert "optimum-cli" not in text and "MixQConfig(bits=4, alpha=0.25)" in text
 
 
 def test_what_was_not_measured_is_left_out(vit, tmp_path):

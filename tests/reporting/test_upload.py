@@ -85,11 +85,12 @@ def test_the_uploaded_card_is_ours_and_names_the_repository(hub, tmp_path):
 
 def test_an_existing_repository_is_brought_up_to_date(hub, tmp_path):
     run(PUSH, hub, tmp_path, TOKEN)
+    uploaded = hub.requests.count("PUT large file")
     hub.repositories["me/vit-mixq4"]["README.md"] = b"an old card"
     assert run(PUSH, hub, tmp_path, TOKEN).startswith("address")
     assert b"mixq" in hub.repositories["me/vit-mixq4"]["README.md"]
     assert len(hub.commits["me/vit-mixq4"]) == 2
-    assert hub.requests.count("PUT large file") == 1  # the weights were there
+    assert hub.requests.count("PUT large file") == uploaded > 0  # the weights were there
 
 
 def test_a_refused_token_says_how_to_log_in(hub, tmp_path):

@@ -83,6 +83,7 @@ def transformer_block(model: PreTrainedModel, module: str, name: str, shift_fold
         attention,
         own.num_attention_heads,
         own.head_dim,
+        plain_output=True,
         activations=activations,
     )
 

@@ -61,11 +61,19 @@ class OpenVINO(Engine):
         return dict(zip(self.outputs, self.model([pixels]).values(), strict=True))
 
     def integer_products(self) -> int:
-        kinds = (node.get_rt_info() for node in self.model.get_runtime_model().get_ops())
-        return sum(
-            kind["layerType"].astype(str) == "FullyConnected" and kind["runtimePrecision"].astype(str) in ("u8", "i8")
-            for kind in kinds
+        # A layer that several others read may be computed for each of them: its weight is counted once.
+        return len(
+            {_weight_of(node) for node in self.model.get_runtime_model().get_ops() if _is_integer_product(node)}
         )
+
+
+def _is_integer_product(node: Any) -> bool:
+    kind = node.get_rt_info()
+    return kind["layerType"].astype(str) == "FullyConnected" and kind["runtimePrecision"].astype(str) in ("u8", "i8")
+
+
+def _weight_of(node: Any) -> str:
+    return str(node.input_value(1).get_node().get_friendly_name())
 
 
 def _openvino() -> Any:

@@ -34,7 +34,7 @@ def test_a_metric_of_your_own_is_asked_about_every_variant(vit, emptied_afterwar
             return (compared.logits - compared.reference).abs().amax(-1).double()
 
     quantizer = MixQQuantizer.from_pretrained(vit)
-    quantizer.quantize(dataclasses.replace(SMALL, metric="largest"), random_pixels(vit, 8))
+    quantizer.quantize(dataclasses.replace(SMALL, metric="largest", sensitivity="measured"), random_pixels(vit, 8))
     units, candidates = describe(vit).units, 4
     assert len(asked) == 1 + len(units) * candidates  # the baseline, and each unit at 3, 4, 5 and 6 bits
     assert quantizer.sensitivity.metric == "largest"
@@ -73,4 +73,4 @@ def test_an_unknown_name_is_refused_with_those_that_are_known():
     with pytest.raises(ValueError, match="Expected metric to be one of shift, kl, cross_entropy, accuracy, found 'x'"):
         registry.metric_of("x")
     with pytest.raises(ValueError, match="Expected metric to be 'shift', 'kl', 'cross_entropy' or 'accuracy', found"):
-        MixQConfig(metric="x")
+        MixQConfig(metric="x", sensitivity="measured")
