@@ -14,7 +14,8 @@ README = ROOT / "README.md"
 TABLES = {
     "README.md": {"summary"},
     "docs/results.md": {
-        "uniform_ptq", "ablation", "demo_models", "mixed_precision", "scores", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
+        "uniform_ptq", "ablation", "demo_models", "mixed_precision",
+        "scores", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
         "deployment",
     },
 }  # fmt: skip
