@@ -321,31 +321,6 @@ def deployment_table() -> str:
     return "\n".join([*lines, "", f"Megabytes are of {models}. Measured on {told}."])
 
 
-def deployment_accuracy_table() -> str:
-    """Return top-1 and the KL to the float model of what runs in the engines."""
-    rows = read_results("deployment_accuracy.jsonl")
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    cells = {(row["contender"], row["model"]): f"{row['top1']:.1f}, {row['kl']:.4f}" for row in rows}
-    lines = ["| contender | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
-    for contender in dict.fromkeys(row["contender"] for row in rows):
-        lines.append(f"| {contender} | " + " | ".join(cells.get((contender, model), "") for model in models) + " |")
-    images = sorted({row["images"] for row in rows})
-    return "\n".join([*lines, "", f"Top-1 % and KL to the float model; evaluation images: {images}."])
-
-
-def deployment_attention_table() -> str:
-    """Return the KL to the float model of both ways to run attention."""
-    rows = read_results("deployment_attention.jsonl")
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    ways = list(dict.fromkeys(row["attention"] for row in rows))
-    cells = {(row["bits"], row["model"], row["attention"]): f"{row['kl']:.4f}" for row in rows}
-    lines = ["| bits | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
-    for bits in dict.fromkeys(row["bits"] for row in rows):
-        texts = [" / ".join(cells.get((bits, model, way), "") for way in ways) for model in models]
-        lines.append(f"| {bits} | {' | '.join(texts)} |")
-    return "\n".join([*lines, "", f"Each cell: {' / '.join(ways)}."])
-
-
 def count_threads(threads: int) -> str:
     return "1 thread" if threads == 1 else f"{threads} threads"
 

@@ -4,10 +4,13 @@
     python benchmarks/sensitivity.py --bench PATH         # measure and print the tables
     python benchmarks/sensitivity.py --table              # print what was measured before
 
-Every score proposes its best plan for each target. A plan is calibrated and packed, and judged twice: by the KL of
-logits on the images of sensitivity, on which `quantize` compares plans, and by the KL on other images, the second half
-of the evaluation images. Seed s calibrates on images 32 s to 32 s + 31; scores are measured on the last calibration
-images. Labels are used by none but "first-order". Random plans are drawn with the first seed.
+    python benchmarks/sensitivity.py --table --decide     # by the images that defaults are chosen on
+
+Every score proposes its best plan for each target. A plan is calibrated and packed, and judged by the KL of logits on
+three sets of images: those of sensitivity, on which `quantize` compares plans; the first half of the evaluation
+images, on which defaults are chosen; and the second half, which is reported. Seed s calibrates on images 32 s to
+32 s + 31; scores are measured on the last calibration images. Labels are used by none but "first-order". Random plans
+are drawn with the first seed.
 """
 
 import argparse
@@ -15,7 +18,7 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ import torch
 from common import BENCH_MODELS, Subject, geometric_mean, load_subject, logits_of, machine, read_results, write_result
 from mixed_precision import random_plan
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from optimum_mixq import DEMO_MODELS
 from optimum_mixq.architectures.describe import describe
@@ -40,16 +44,22 @@ from optimum_mixq.tasks import task_of
 
 FILE = "sensitivity.jsonl"
 MULTIPLIED = ("gradient", "measured")  # the scores that are multiplied by relevance
-# The plans of benchmarks/mixed_precision.py, which were chosen from the measured table and judged on the same images.
-SAME_PLANS = {
-    "alpha 1": "measured x relevance^1, 1e-02 mean", "alpha 0.5": "measured x relevance^0.5, 1e-02 mean",
-    "alpha 0": "measured, alone", "relevance alone": "relevance, 1e-02 mean",
-    "default": "nearest of five with measured, 1e-02 mean",
-}  # fmt: skip
 DEFAULT = "1e-02 mean"  # of relevance: its stabiliser, and how images are summed up
 KINDS_OF_RELEVANCE = [
     f"{stabiliser:.0e} {kind}" for stabiliser in (0, 1e-6, 1e-4, 1e-2) for kind in ("mean", "median")
 ]
+
+# Plans of which the nearest to the float model on the images of sensitivity is kept: today's three, and others.
+COMPARED = {
+    "two": ["{method}, alone", "uniform"],
+    "three": [f"{{method}} x relevance^0.5, {DEFAULT}", "{method}, alone", "uniform"],
+    "five": [
+        f"{{method}} x relevance^1, {DEFAULT}", f"{{method}} x relevance^0.5, {DEFAULT}", "{method}, alone",
+        f"relevance, {DEFAULT}", "uniform",
+    ],
+}  # fmt: skip
+# A model, target and seed.
+Case = tuple[Any, ...]
 
 
 def main() -> None:
@@ -60,7 +70,8 @@ def main() -> None:
             subject = load_subject(name, arguments.bench)
             for seed in arguments.seeds:
                 Run(subject, seed, arguments).measure()
-    print(f"{table_of_scores()}\n\n{table_of_relevances()}")
+    judge = "kl_decide" if arguments.decide else "kl"
+    print(f"{table_of_scores(judge)}\n\n{table_of_relevances(judge)}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -75,6 +86,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=256, help="images of sensitivity")
     parser.add_argument("--judges", type=int, default=500, help="images that judge, at most")
     parser.add_argument("--work", type=Path, help="folder that keeps what is measured")
+    parser.add_argument("--decide", action="store_true", help="judge by the images that defaults are chosen on")
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
     return parser.parse_args()
 
@@ -88,9 +100,13 @@ class Run:
         pixels, labels = subject.calibration[-arguments.images :], subject.calibration_labels[-arguments.images :]
         self.images = [Batch(*part, ()) for part in zip(pixels.split(32), labels.split(32), strict=True)]
         half = len(subject.labels) // 2
-        self.judges = subject.evaluation[half : half + arguments.judges]
-        self.reference = logits_of(subject.model, self.judges)
-        self.float_logits = logits_of(subject.model, pixels)
+        judges = {
+            "compared": (pixels, MixQConfig().temperature),
+            "kl_decide": (subject.evaluation[: min(half, arguments.judges)], 1.0),
+            "kl": (subject.evaluation[half : half + arguments.judges], 1.0),
+        }
+        # By name: images, temperature, and the float model's logits.
+        self.judges = {name: (*judge, logits_of(subject.model, judge[0])) for name, judge in judges.items()}
         if arguments.work is not None:
             arguments.work.mkdir(parents=True, exist_ok=True)
         self.base = {"model": subject.name, "seed": seed, "images": len(pixels), "machine": machine()}
@@ -150,16 +166,15 @@ class Run:
         if (target, bits) not in self.known:
             config = MixQConfig(bits=target, seed=self.seed)
             packed = quantize_model(self.subject.model, plan, self.calibration, config)
-            pixels = torch.cat([batch.pixel_values for batch in self.images])
-            near = self._divergence(logits_of(packed, pixels), self.float_logits, config.temperature)
-            far = self._divergence(logits_of(packed, self.judges), self.reference, 1.0)
-            self.known[target, bits] = {"kl": far, "compared": near}
-        row = {"target": target, "plan": name, "bits": bits}
-        self._report({**row, **{key: self.known[target, bits][key] for key in ("kl", "compared")}})
+            self.known[target, bits] = {
+                judge: self._divergence(packed, *given) for judge, given in self.judges.items()
+            }
+        found = {judge: self.known[target, bits][judge] for judge in self.judges}
+        self._report({"target": target, "plan": name, "bits": bits, **found})
 
-    def _divergence(self, logits: Tensor, reference: Tensor, temperature: float) -> float:
-        found = task_of(self.subject.model).divergence(logits.double(), reference.double(), temperature)
-        return float(found.mean())
+    def _divergence(self, packed: PreTrainedModel, pixels: Tensor, temperature: float, reference: Tensor) -> float:
+        logits, task = logits_of(packed, pixels).double(), task_of(packed)
+        return float(task.divergence(logits, reference.double(), temperature).mean())
 
     def _report(self, row: dict[str, Any]) -> None:
         write_result(FILE, self.base | row)
@@ -175,31 +190,37 @@ def ignore_sensitivity(sensitivity: SensitivityTable) -> SensitivityTable:
     return replace(sensitivity, table=table)
 
 
-def table_of_scores() -> str:
-    """Return a row for each way to choose bits: KL as a multiple of uniform's, and what its scores cost."""
-    ratios = read_ratios()
-    drawn = [key for key in ratios if key[0].startswith("random")]
-    wanted = [name for name in dict.fromkeys(key[0] for key in ratios) if name.split(", ")[-1] in ("alone", DEFAULT)]
+def table_of_scores(judge: str = "kl") -> str:
+    """Return a row for each way to choose bits, over the cases that all were judged in, and what its scores cost."""
+    ratios = read_ratios(judge)
+    found: dict[str, dict[Case, float]] = {}
+    for (name, *case), ratio in ratios.items():
+        found.setdefault(name, {})[tuple(case)] = ratio
+    wanted = [name for name in found if name.split(", ")[-1] in ("alone", DEFAULT)]
+    cases = set.intersection(*(set(found[name]) for name in wanted))
+    targets = sorted({case[1] for case in cases})
+    drawn = [(case, ratio) for name, own in found.items() if name.startswith("random") for case, ratio in own.items()]
+    drawn = [(case, ratio) for case, ratio in drawn if case in cases]
+    bits = " | ".join(f"{target} bits" for target in targets)
     lines = [
-        "| bits chosen by | 3 bits | 4 bits | 6 bits | all (least-most) | better than uniform | random plans better "
-        "| scores, s |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| bits chosen by | {bits} | all (least-most) | better than uniform | random plans better | scores, s |",
+        "|---" * (5 + len(targets)) + "|",
     ]
     for name in sorted(wanted, key=lambda name: (name.startswith("nearest"), name)):
-        own = {key[1:]: ratio for key, ratio in ratios.items() if key[0] == name}
-        better = sum(ratios[key] < own[key[1:]] for key in drawn if key[1:] in own)
+        own = {case: found[name][case] for case in cases}
+        better = sum(ratio < own[case] for case, ratio in drawn)
+        told = cells(list(own.items()), targets)
         seconds = seconds_of(name.removesuffix(", alone"))
-        lines.append(f"| {name.removesuffix(', ' + DEFAULT)} | {cells(own)} | {better} of {len(drawn)} | {seconds} |")
-    if not drawn:
-        return "\n".join(lines)
-    by_draw = {(model, target, number): ratios[number, model, target, 0] for number, model, target, _ in drawn}
-    lines.append(f"| random plans | {cells(by_draw)} | | |")
-    return "\n".join(lines)
+        lines.append(f"| {name.removesuffix(', ' + DEFAULT)} | {told} | {better} of {len(drawn)} | {seconds} |")
+    if drawn:
+        lines.append(f"| random plans | {cells(drawn, targets)} | | |")
+    models = ", ".join(sorted({case[0] for case in cases}))
+    return "\n".join([*lines, "", f"{len(cases)} cases of model ({models}), bits and seed."])
 
 
-def table_of_relevances() -> str:
+def table_of_relevances(judge: str = "kl") -> str:
     """Return a row for each stabiliser and way to sum up images: KL as a multiple of that with the default."""
-    ratios = read_ratios()
+    ratios = read_ratios(judge)
     plans = ["relevance", *(f"{method} x relevance^1" for method in MULTIPLIED)]
     lines = [
         "| stabiliser | relevance alone | gradient x relevance | measured x relevance | cases |",
@@ -222,36 +243,26 @@ def compare(ratios: Mapping[tuple[str, str, int, int], float], plan: str, other:
     ]
 
 
-def read_ratios() -> dict[tuple[str, str, int, int], float]:
+def read_ratios(judge: str) -> dict[tuple[str, str, int, int], float]:
     """Return KL as a multiple of uniform's, by (plan, model, target, seed); with the plans that comparing keeps."""
     rows = {(r["plan"], r["model"], r["target"], r["seed"]): r for r in read_results(FILE) if "plan" in r}
-    for row in read_results("mixed_precision.jsonl"):
-        key = (SAME_PLANS.get(row["plan"], row["plan"]), row["model"], row["target"], row["seed"])
-        if not row["decide"] and row.get("sensitivity", "measured") == "measured" and key not in rows:
-            rows[key] = row
-    for method in MULTIPLIED:
-        names = {
-            "five": [f"{method} x relevance^{alpha}, {DEFAULT}" for alpha in ("1", "0.5")]
-            + [f"{method}, alone", f"relevance, {DEFAULT}", "uniform"],
-            "three": [f"{method} x relevance^1, {DEFAULT}", f"{method}, alone", "uniform"],
-            "two": [f"{method}, alone", "uniform"],
-        }
-        for number, plans in names.items():
-            for key in {key[1:] for key in rows if key[0] == f"{method}, alone"}:
-                own = [rows[plan, *key] for plan in plans if "compared" in rows.get((plan, *key), ())]
-                if len(own) == len(plans):
-                    name = f"nearest of {number} with {method}, {DEFAULT}"
-                    rows.setdefault((name, *key), min(own, key=lambda row: row["compared"]))
-    return {key: row["kl"] / rows["uniform", *key[1:]]["kl"] for key, row in rows.items()}
+    for method, (number, names) in itertools.product(MULTIPLIED, COMPARED.items()):
+        plans = [name.format(method=method) for name in names]
+        for key in {key[1:] for key in rows if key[0] == f"{method}, alone"}:
+            own = [rows[plan, *key] for plan in plans if (plan, *key) in rows]
+            if len(own) == len(plans):
+                nearest = min(own, key=lambda row: row["compared"])
+                rows[f"nearest of {number} with {method}, {DEFAULT}", *key] = nearest
+    return {key: row[judge] / rows["uniform", *key[1:]][judge] for key, row in rows.items()}
 
 
-def cells(ratios: Mapping[tuple[str, int, int], float]) -> str:
+def cells(ratios: list[tuple[Case, float]], targets: Sequence[int]) -> str:
     """Return the means at each target and of all, and how often a plan is better than uniform bits."""
-    found = [[ratio for key, ratio in ratios.items() if key[1] == target] for target in (3, 4, 6)]
-    means = [f"{geometric_mean(own):.3f}" if own else "" for own in found]
-    whole = list(ratios.values())
+    means = [geometric_mean(ratio for case, ratio in ratios if case[1] == target) for target in targets]
+    whole = [ratio for _, ratio in ratios]
     spread = f"{geometric_mean(whole):.3f} ({min(whole):.2f}-{max(whole):.2f})"
-    return f"{' | '.join(means)} | {spread} | {sum(ratio < 1 for ratio in whole)} of {len(whole)}"
+    told = " | ".join(f"{mean:.3f}" for mean in means)
+    return f"{told} | {spread} | {sum(ratio < 1 for ratio in whole)} of {len(whole)}"
 
 
 def seconds_of(method: str) -> str:

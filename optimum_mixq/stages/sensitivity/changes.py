@@ -87,12 +87,12 @@ class _Affine:
 
 @torch.no_grad()
 def dequantize(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a float copy of a packed model, with the weights that its layers multiply by."""
+    """Return a float copy of a packed model in the model's own dtype, with the weights that its layers multiply by."""
     # As deepcopy's memo the float layers take the place of copies.
     layers = {
         id(module): module.to_float() for module in model.modules() if isinstance(module, (PackedLinear, PackedConv2d))
     }
-    return copy.deepcopy(model, layers).eval().requires_grad_(False)
+    return copy.deepcopy(model, layers).to(model.dtype).eval().requires_grad_(False)
 
 
 def _subtract_layers(layers: Sequence[tuple[nn.Linear, PackedLinear]], moved: _Affine | None) -> list[LayerChange]:

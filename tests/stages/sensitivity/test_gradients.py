@@ -366,6 +366,19 @@ def test_a_mixed_plan_is_chosen_from_gradients(problem_type, outputs):
     assert quantizer.measure_sensitivity(random_pixels(model, 12), again) is quantizer.sensitivity
 
 
+@pytest.mark.parametrize("method", ["gradient", "fisher", "hawq", "first-order", "measured"])
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_a_model_in_float64_gets_its_bits_by_every_method(name, method):
+    model = make_model(name).double()
+    config = MixQConfig(
+        bits=4, calibration_samples=8, sensitivity_samples=8, batch_size=4, sensitivity=method, compare=False
+    )
+    quantizer = MixQQuantizer.from_pretrained(model)
+    quantizer.quantize(config, random_pixels(model, 12))
+    damages = [row[bits] for row in quantizer.sensitivity.table.values() for bits in row]
+    assert all(damage == damage and abs(damage) < float("inf") for damage in damages) and any(damages)
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
