@@ -98,8 +98,8 @@ def dequantize(model: PreTrainedModel) -> PreTrainedModel:
 def _subtract_layers(layers: Sequence[tuple[nn.Linear, PackedLinear]], moved: _Affine | None) -> list[LayerChange]:
     changes: list[LayerChange] = []
     for own, variant in layers:
-        weight: Tensor = variant.dequantized_weight()
-        bias: Tensor | None = variant.bias
+        weight = variant.dequantized_weight().to(own.weight.dtype)
+        bias = None if variant.bias is None else variant.bias.to(own.weight.dtype)
         if moved is not None:
             bias = weight @ moved.shift if bias is None else bias + weight @ moved.shift
             weight = weight * moved.scale

@@ -367,12 +367,13 @@ def test_a_mixed_plan_is_chosen_from_gradients(problem_type, outputs):
 
 
 @pytest.mark.parametrize("method", ["gradient", "fisher", "hawq", "first-order", "measured"])
-@pytest.mark.parametrize("name", ["vit", "swin"])
-def test_a_model_in_float64_gets_its_bits_by_every_method(name, method):
+@pytest.mark.parametrize(("name", "arithmetic"), [("vit", "column"), ("swin", "column"), ("vit", "folded")])
+def test_a_model_in_float64_gets_its_bits_by_every_method(name, arithmetic, method):
     model = make_model(name).double()
     config = MixQConfig(
-        bits=4, calibration_samples=8, sensitivity_samples=8, batch_size=4, sensitivity=method, compare=False
-    )
+        bits=4, arithmetic=arithmetic, calibration_samples=8, sensitivity_samples=8, batch_size=4, sensitivity=method,
+        compare=False,
+    )  # fmt: skip
     quantizer = MixQQuantizer.from_pretrained(model)
     quantizer.quantize(config, random_pixels(model, 12))
     damages = [row[bits] for row in quantizer.sensitivity.table.values() for bits in row]
