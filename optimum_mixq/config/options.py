@@ -101,6 +101,12 @@ class SensitivityOptions:
         from optimum_mixq.stages.sensitivity import method_names, metric_names
 
         require_one_of("sensitivity", method_names(), self.sensitivity)
+        takers = [name for name in method_names() if self.metric in metric_names(name)]
+        if takers and self.sensitivity not in takers:
+            raise ValueError(
+                f"Expected a metric that sensitivity='{self.sensitivity}' takes, found '{self.metric}'. Set "
+                f"sensitivity to {' or '.join(map(repr, takers))}, or leave out metric."
+            )
         require_one_of("metric", metric_names(self.sensitivity), self.metric)
         require(is_positive(self.temperature), "temperature", "a positive number", self.temperature)
         require(is_width(self.baseline), "baseline", A_WIDTH, self.baseline)

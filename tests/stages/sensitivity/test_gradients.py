@@ -345,8 +345,10 @@ def test_the_bar_is_full_where_images_were_enough(vit, monkeypatch):
 def test_what_gradients_cannot_tell_is_refused(vit):
     with pytest.raises(ValueError, match="be one of shift with sensitivity='gradient', found 'kl'"):
         table_of(vit, metric="kl")
-    with pytest.raises(ValueError, match="Expected metric to be 'shift', found 'accuracy'"):
+    with pytest.raises(ValueError, match="found 'accuracy'. Set sensitivity to 'measured', or leave out metric"):
         MixQConfig(sensitivity="gradient", metric="accuracy")
+    with pytest.raises(ValueError, match="Expected metric to be 'shift', found 'x'"):
+        MixQConfig(sensitivity="gradient", metric="x")
     vit.classifier.bias.data[0] = torch.nan
     with pytest.raises(ValueError, match="Expected finite numbers in "):
         table_of(vit)
