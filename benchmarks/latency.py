@@ -34,7 +34,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from optimum_mixq.architectures.skeletons import insert_skeleton, packed_skeleton
+from optimum_mixq.architectures.skeletons import Widths, insert_skeleton, packed_skeleton
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.integration.hf_quantizer import attach
@@ -201,7 +201,7 @@ def random_packed(model: PreTrainedModel, bits: int | dict[str, int]) -> PreTrai
     packed = copy.deepcopy(model)
     plan = BitPlan.uniform(model, bits) if isinstance(bits, int) else BitPlan(bits)
     config = MixQConfig(plan=plan.bits)
-    insert_skeleton(packed, packed_skeleton(packed, plan.bits, config.arithmetic))
+    insert_skeleton(packed, packed_skeleton(packed, Widths(plan.bits, config.stem_and_head_bits, config.arithmetic)))
     attach(packed, plan, config)
     generator = torch.Generator().manual_seed(0)
     for name, buffer in packed.named_buffers():

@@ -24,6 +24,7 @@ from optimum_mixq.stages.allocation.propose import best_plans_of_averages, objec
 from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
 from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
+from optimum_mixq.stages.reconstruction.reconstruct import start_reconstruction
 from optimum_mixq.stages.relevance.measure import measure_relevance
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import Enough, SensitivityInputs, Variants, method_of
@@ -42,15 +43,35 @@ def quantize_model(
     config: MixQConfig,
     dataset_name: str | None = None,
     description: str = "Calibrating",
+    work: Path | None = None,
 ) -> PreTrainedModel:
     """Return a packed copy of `model` with the bits of `plan`, ready to run, save and share.
 
     `calibration_images` are batches (B, C, H, W), `dataset_name` says where they come from, for the record, and
-    `description` is the progress bar's.
+    `description` is the progress bar's. In the folder `work` blocks are kept once they have learned, if the
+    configuration has them learn.
     """
-    prepared = calibrate(model, plan, calibration_images, config, description)  # 4: ranges, folding, rounding
+    prepared = prepare(model, plan, calibration_images, config, description, work)  # 4
     packed = pack(prepared)  # 5: integer codes
     return attach(packed, plan, config, write_record(model, calibration_images, dataset_name))
+
+
+def prepare(
+    model: PreTrainedModel,
+    plan: BitPlan,
+    calibration_images: Sequence[Tensor],
+    config: MixQConfig,
+    description: str = "Calibrating",
+    work: Path | None = None,
+) -> PreTrainedModel:
+    """Return a copy of `model` with the bits of `plan`, whose layers and attention are fake-quantized.
+
+    Blocks learn one after another if the configuration has them learn.
+    """
+    learn = start_reconstruction(model, plan, calibration_images, config, work)
+    images = calibration_images if learn is None else learn.images
+    # Ranges, folding, rounding.
+    return calibrate(model, plan, images, config, description, config.reconstruction is not None, learn)
 
 
 @dataclass(frozen=True)
@@ -69,11 +90,15 @@ def finish_choice(
     calibration_images: Sequence[Tensor],
     config: MixQConfig,
     dataset_name: str | None = None,
+    work: Path | None = None,
 ) -> PreTrainedModel:
-    """Return what `quantize_model` returns for a chosen plan; what was packed to compare it serves again."""
-    if choice.packed is None:
+    """Return what `quantize_model` returns for a chosen plan; what was packed to compare it serves again.
+
+    Plans are compared without reconstruction.
+    """
+    if choice.packed is None or config.reconstruction is not None:
         description = "Calibrating the chosen plan"
-        return quantize_model(model, choice.plan, calibration_images, config, dataset_name, description)
+        return quantize_model(model, choice.plan, calibration_images, config, dataset_name, description, work)
     return attach(choice.packed, choice.plan, config, write_record(model, calibration_images, dataset_name))
 
 
@@ -91,7 +116,8 @@ def train_model(
     dataset_name: str | None = None,
 ) -> tuple[PreTrainedModel, list[EpochResult]]:
     """Return a packed copy of `model` with the bits of `plan`, trained on `training_images`, and how that went."""
-    trainable = make_trainable(calibrate(model, plan, calibration_images, config))  # 4: where training starts
+    prepared = prepare(model, plan, calibration_images, config, work=work)  # 4: where training starts
+    trainable = make_trainable(prepared)
     training = suit_rates(trainable, training)
     history = train(trainable, model, training_images, training, evaluation_images, work, trackers)  # 6: learning
     record = write_record(model, calibration_images, dataset_name)
@@ -107,7 +133,7 @@ def prepare_for_training(
     transformers' `Trainer` takes it, `save_pretrained` and `from_pretrained` keep it trainable, and `pack_trained`
     ends it.
     """
-    trainable = make_trainable(calibrate(model, plan, calibration_images, config)).train()
+    trainable = make_trainable(prepare(model, plan, calibration_images, config)).train()
     return attach(trainable, plan, config, write_record(model, calibration_images, None), trainable=True)
 
 
@@ -190,7 +216,7 @@ def sweep_plans(
     average_bits: Sequence[float],
 ) -> list[BitPlan]:
     """Return the best plan for each average of bits, from the same measurements: the whole frontier."""
-    costs = measure_costs(model, config.arithmetic)
+    costs = measure_costs(model, config.arithmetic, config.stem_and_head_bits)
     return best_plans_of_averages(relevance, sensitivity, costs, config.budget, average_bits)
 
 
@@ -219,7 +245,7 @@ class Measurements:
 
     @cached_property
     def costs(self) -> UnitCosts:
-        return measure_costs(self.model, self.config.arithmetic)
+        return measure_costs(self.model, self.config.arithmetic, self.config.stem_and_head_bits)
 
     @cached_property
     def relevance(self) -> LayerRelevance:

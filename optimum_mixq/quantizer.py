@@ -173,13 +173,14 @@ class MixQQuantizer(OptimumQuantizer):
         given = self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         calibration = self.selection.calibration(images, config)
+        work = None if target is None else work_folder(target)
         if given is not None:
             quantized = quantize_model(
-                self.model, given, calibration, config, _name_of(dataset), "Calibrating the plan"
+                self.model, given, calibration, config, _name_of(dataset), "Calibrating the plan", work
             )
             return self._finish(quantized, given, target)
         choice = self._choose(images, calibration, config, target)
-        quantized = finish_choice(choice, self.model, calibration, config, _name_of(dataset))
+        quantized = finish_choice(choice, self.model, calibration, config, _name_of(dataset), work)
         return self._finish(quantized, choice.plan, target)
 
     def train(
@@ -264,7 +265,7 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> BitPlan:
         """Return the best plan within the configuration's budget, from what was measured; nothing is run."""
         config = config or MixQConfig()
-        costs = measure_costs(self.model, config.arithmetic)
+        costs = measure_costs(self.model, config.arithmetic, config.stem_and_head_bits)
         plan = best_plan(relevance, sensitivity, costs, config.budget)
         return add_certainty(plan, relevance, sensitivity, costs, config.budget)
 
@@ -378,7 +379,12 @@ class MixQQuantizer(OptimumQuantizer):
         """Return the plan that was given, or None for one that is to be chosen."""
         if plan is None or plan == "mixed":
             return None
-        return read_plan(plan, describe(self.model), config.budget, measure_costs(self.model, config.arithmetic))
+        return read_plan(
+            plan,
+            describe(self.model),
+            config.budget,
+            measure_costs(self.model, config.arithmetic, config.stem_and_head_bits),
+        )
 
     def _choose(
         self, images: Images, calibration: Sequence[Tensor], config: MixQConfig, target: Path | None

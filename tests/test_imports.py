@@ -23,6 +23,7 @@ ROOMS = (
 ASKED_LATE = {
     ("config.options", "stages.relevance.scores"),
     ("config.options", "stages.sensitivity"),
+    ("config.options", "stages.reconstruction"),
     ("config.mixq", "stages.calibration.rounders"),
 }
 MODULES = {

@@ -50,6 +50,14 @@ class Activation:
 
 
 @dataclass(frozen=True)
+class Residual:
+    """A linear layer whose output is added, as it is, to the hidden states that a LayerNorm reads."""
+
+    layer: str
+    norm: str
+
+
+@dataclass(frozen=True)
 class Block:
     """One residual block, or one patch merging between Swin stages."""
 
@@ -66,6 +74,7 @@ class Block:
     # Whether the layer of the unit "proj" reads what the products of attention put out, heads one after another.
     plain_output: bool = False
     activations: tuple[Activation, ...] = ()
+    residuals: tuple[Residual, ...] = ()
     passing: tuple[str, ...] = ()  # other modules that relevance passes unchanged: they scale, bend or normalise
 
     def unit(self, kind: str) -> Unit:

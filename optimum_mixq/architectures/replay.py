@@ -138,13 +138,13 @@ def replayed_outputs(model: PreTrainedModel) -> Iterator[Callable[[str, Sequence
 
 
 @contextmanager
-def captured_inputs(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, ...]]]:
-    """Fill the yielded dict with the positional arguments of the named modules' forwards."""
-    kept: dict[str, tuple[Tensor, ...]] = {}
+def captured_inputs(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Append to the yielded dict's lists the first arguments of the named modules' forwards."""
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def hook(name: str) -> RemovableHandle:
         def keep(_: Any, arguments: tuple) -> None:
-            kept[name] = arguments
+            kept[name].append(arguments[0])
 
         return model.get_submodule(name).register_forward_pre_hook(keep)
 

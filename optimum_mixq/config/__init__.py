@@ -8,6 +8,7 @@ from optimum_mixq.config.options import (
     QUANT_METHOD,
     BudgetOptions,
     CalibrationOptions,
+    ReconstructionOptions,
     RelevanceOptions,
     SamplingOptions,
     SavedState,
@@ -16,11 +17,12 @@ from optimum_mixq.config.options import (
 
 
 __all__ = [
-    "ATTENTION", "ATTENTION_CHILD", "FORMAT_VERSION", "GROUPS", "QUANT_METHOD", "STEM_AND_HEAD_BITS", "BudgetOptions",
-    "CalibrationOptions", "MixQConfig", "RelevanceOptions", "SamplingOptions", "SavedState", "SensitivityOptions",
+    "ATTENTION", "ATTENTION_CHILD", "FORMAT_VERSION", "GROUPS", "PIXEL_BITS", "QUANT_METHOD", "BudgetOptions",
+    "CalibrationOptions", "MixQConfig", "ReconstructionOptions", "RelevanceOptions", "SamplingOptions", "SavedState",
+    "SensitivityOptions",
 ]  # fmt: skip
 
 # The name under which our attention function is registered, and the attention's submodule that holds its grids.
 ATTENTION, ATTENTION_CHILD = "mixq", "mixq_attention"
-# Patch embedding and classification heads stay outside the search.
-STEM_AND_HEAD_BITS = 8
+# Of what the patch embedding reads: images have no more.
+PIXEL_BITS = 8

@@ -49,6 +49,8 @@ class MixQConfig(QuantizationConfigMixin):
         arithmetic: "column" keeps one activation scale per channel and multiplies with an 8-bit operand; "folded" is
             the paper's, where activation scales are absorbed before the weight is rounded, and b-bit codes multiply
             b-bit codes.
+        stem_and_head_bits: of the weights of patch embedding and heads, and of what the heads read: they stay outside
+            the search for bits. Pixels have 8.
         calibration_samples: images that set the ranges.
         batch_size: images per forward.
         seed: draws the images.
@@ -63,6 +65,11 @@ class MixQConfig(QuantizationConfigMixin):
         clip: with "folded", clip the vectors of scales and zero points after each LayerNorm to their mean plus or
             minus this many standard deviations; "search" tries several, None clips nothing (RepQ-ViT).
         balance: even out the channels of query and key between the two, which is exact before rounding.
+        reconstruction: "light" has each block also mend what those before it did to the hidden states, in closed form,
+            and "full" has its weights and grids learn from the calibration images, which need no labels, before the
+            next block is calibrated; with None a layer mends its own error alone.
+        reconstruction_loss: what blocks learn by: "output" is the error of the block's output, "fisher" weights it by
+            what each token and channel means to the logits.
         trainable: the layers hold float weights with learned grids: a model in training, filled in likewise.
         plan: bits of each unit, filled in when a model is quantized.
         record: what was done, filled in likewise: the float model, the calibration images, package versions.
@@ -89,6 +96,7 @@ class MixQConfig(QuantizationConfigMixin):
     baseline: int = 8
     sensitivity_samples: int = 256
     arithmetic: str = "column"
+    stem_and_head_bits: int = 8
     calibration_samples: int = 32
     batch_size: int = 32
     seed: int = 0
@@ -101,6 +109,8 @@ class MixQConfig(QuantizationConfigMixin):
     rounder: str | None = None
     clip: float | Literal["search"] | None = "search"
     balance: bool = True
+    reconstruction: str | None = None
+    reconstruction_loss: str = "fisher"
     trainable: bool = False
     plan: dict[str, Any] | None = None
     record: dict[str, Any] | None = None
@@ -142,6 +152,10 @@ class MixQConfig(QuantizationConfigMixin):
     @property
     def calibration(self) -> options.CalibrationOptions:
         return self._group(options.CalibrationOptions)
+
+    @property
+    def reconstruction_options(self) -> options.ReconstructionOptions:
+        return self._group(options.ReconstructionOptions)
 
     def _group(self, kind: type[Any]) -> Any:
         """Return the options of one group, checked."""

@@ -117,6 +117,7 @@ class CalibrationOptions:
     """How grids are calibrated and weights rounded, and on which images."""
 
     arithmetic: str
+    stem_and_head_bits: int
     calibration_samples: int
     seed: int
     input_search: bool
@@ -131,6 +132,7 @@ class CalibrationOptions:
 
     def __post_init__(self) -> None:
         require_one_of("arithmetic", arithmetic_names(), self.arithmetic)
+        require(is_width(self.stem_and_head_bits), "stem_and_head_bits", A_WIDTH, self.stem_and_head_bits)
         require(is_whole(self.calibration_samples, 1), "calibration_samples", A_COUNT, self.calibration_samples)
         require(is_whole(self.seed, 0, LARGEST_SEED), "seed", "a whole number from zero", self.seed)
         require(is_positive(self.ridge), "ridge", "a positive number", self.ridge)
@@ -140,6 +142,21 @@ class CalibrationOptions:
         require(self.rounder is None or isinstance(self.rounder, str), "rounder", "a name or None", self.rounder)
         if self.rounder is not None:
             require(self.compensation, "compensation", "left out where rounder is given", self.compensation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionOptions:
+    """Whether blocks learn after they are calibrated, and how."""
+
+    reconstruction: str | None
+    reconstruction_loss: str
+
+    def __post_init__(self) -> None:
+        from optimum_mixq.stages.reconstruction import budget_names, loss_names
+
+        if self.reconstruction is not None:
+            require_one_of("reconstruction", budget_names(), self.reconstruction)
+        require_one_of("reconstruction_loss", loss_names(), self.reconstruction_loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +197,7 @@ GROUPS: tuple[type[Any], ...] = (
     RelevanceOptions,
     SensitivityOptions,
     CalibrationOptions,
+    ReconstructionOptions,
     SamplingOptions,
     SavedState,
 )

@@ -20,7 +20,7 @@ from transformers.quantizers.base import HfQuantizer
 
 from optimum_mixq.architectures.attention import release_attention
 from optimum_mixq.architectures.describe import describe, replace_module
-from optimum_mixq.architectures.skeletons import insert_skeleton, packed_skeleton, trainable_skeleton
+from optimum_mixq.architectures.skeletons import Widths, insert_skeleton, packed_skeleton, trainable_skeleton
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, MixQConfig
 from optimum_mixq.integration.digests import check_files, digest_tensors
@@ -61,7 +61,7 @@ class MixQHfQuantizer(HfQuantizer):
         config = self.quantization_config
         bits = _read_plan(model, config).bits
         make = trainable_skeleton if config.trainable else packed_skeleton
-        insert_skeleton(model, make(model, bits, config.arithmetic))
+        insert_skeleton(model, make(model, Widths(bits, config.stem_and_head_bits, config.arithmetic)))
         _keep_attention(model)
         if not config.trainable:
             saved_names = {name: saved for saved, name in _names_in_files(model).items()}

@@ -61,7 +61,7 @@ def build_report(
     """
     require(is_whole(frontier, 0), "frontier", "a whole number from zero", frontier)
     next(iter(batches))  # raises for a source without images for evaluation before anything is calibrated
-    costs = measure_costs(subject.model, subject.config.arithmetic)
+    costs = measure_costs(subject.model, subject.config.arithmetic, subject.config.stem_and_head_bits)
     uniform = BitPlan.uniform(subject.model, target_bits(subject.config.budget, costs))
     models = _contenders(subject, uniform, calibration)
     best = _frontier(subject, costs)
@@ -87,6 +87,7 @@ def build_report(
         score_name=name_score(subject.config.alpha, subject.relevance),
         measured=points,
         trained=subject.trained,
+        stem_and_head_bits=subject.packed.config.quantization_config.stem_and_head_bits,
         float_parts=count_float_parts(subject.packed),
         heat_maps=gallery.heat_maps(subject.model, HEAT_MAPS),
         disagreements=gallery.disagreements(),

@@ -59,7 +59,8 @@ def bits(report: Report) -> str:
     picture = draw_bits(report.plan, shares_of_widths(report), titles, products)
     note = (
         "Each column is a block of the network, from input to output. 5 / 4 stands for weights of 5 bits and "
-        "activations of 4; qk and av multiply two activations. Patch embedding and head have 8 bits."
+        "activations of 4; qk and av multiply two activations. Patch embedding and head have "
+        f"{report.stem_and_head_bits} bits."
     )
     if report.measured:
         note += " The slider shows the bits at other sizes, each of which was packed and measured."

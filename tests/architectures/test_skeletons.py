@@ -6,7 +6,13 @@ import torch
 from conftest import BUILDERS, make_model, random_pixels
 
 from optimum_mixq.architectures.describe import describe
-from optimum_mixq.architectures.skeletons import insert_skeleton, packed_skeleton, tensors_with, trainable_skeleton
+from optimum_mixq.architectures.skeletons import (
+    Widths,
+    insert_skeleton,
+    packed_skeleton,
+    tensors_with,
+    trainable_skeleton,
+)
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.stages.calibration.blocks import calibrate
@@ -22,15 +28,18 @@ def mixed(model):
     return {unit.name: (2 + place % 7, 8 - place % 7) for place, unit in enumerate(describe(model).units)}
 
 
+@pytest.mark.parametrize("ends", [8, 3])
 @pytest.mark.parametrize("arithmetic", ["column", "folded"])
 @pytest.mark.parametrize("name", sorted(BUILDERS))
-def test_skeletons_have_the_tensors_that_quantizing_makes(name, arithmetic):
+def test_skeletons_have_the_tensors_that_quantizing_makes(name, arithmetic, ends):
     model = make_model(name)
     bits = mixed(model)
-    calibrated = calibrate(model, BitPlan(bits), [random_pixels(model)], MixQConfig(arithmetic=arithmetic))
+    config = MixQConfig(arithmetic=arithmetic, stem_and_head_bits=ends)
+    calibrated = calibrate(model, BitPlan(bits), [random_pixels(model)], config)
+    widths = Widths(bits, ends, arithmetic)
     for made, skeleton in (
-        (pack(calibrated), packed_skeleton(model, bits, arithmetic, torch.device("meta"))),
-        (make_trainable(calibrated), trainable_skeleton(model, bits, arithmetic)),
+        (pack(calibrated), packed_skeleton(model, widths, torch.device("meta"))),
+        (make_trainable(calibrated), trainable_skeleton(model, widths)),
     ):
         assert layout(tensors_with(model, skeleton)) == layout(made.state_dict())
         filled = copy.deepcopy(model)
@@ -42,7 +51,7 @@ def test_a_skeleton_filled_with_a_packed_models_tensors_gives_its_logits(vit):
     bits, pixels = mixed(vit), random_pixels(vit)
     packed = pack(calibrate(vit, BitPlan(bits), [pixels], MixQConfig()))
     filled = copy.deepcopy(vit)
-    insert_skeleton(filled, packed_skeleton(vit, bits, "column"))
+    insert_skeleton(filled, packed_skeleton(vit, Widths(bits, 8, "column")))
     filled.load_state_dict(packed.state_dict())
     with torch.no_grad():
         assert torch.equal(filled(pixel_values=pixels).logits, packed(pixel_values=pixels).logits)
@@ -50,5 +59,5 @@ def test_a_skeleton_filled_with_a_packed_models_tensors_gives_its_logits(vit):
 
 def test_making_a_skeleton_leaves_the_model_alone(vit):
     before = layout(vit.state_dict())
-    tensors_with(vit, packed_skeleton(vit, mixed(vit), "folded"))
+    tensors_with(vit, packed_skeleton(vit, Widths(mixed(vit), 8, "folded")))
     assert layout(vit.state_dict()) == before

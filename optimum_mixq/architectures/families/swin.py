@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedModel
 
@@ -40,7 +41,9 @@ def _blocks(model: PreTrainedModel) -> Iterator[Block]:
     for name, module in model.named_modules():
         if type(module).__name__ == "SwinLayer":
             stage = int(_numbers(name)[0])
-            yield transformer_block(model, name, _name(name), not _pads_windows(model, stage))
+            block = transformer_block(model, name, _name(name), not _pads_windows(model, stage))
+            # What attention puts out lies in windows: the hidden states that it is added to do not.
+            yield replace(block, residuals=block.residuals[1:])
         elif type(module).__name__ == "SwinPatchMerging":
             yield _merging_block(name)
 

@@ -14,6 +14,7 @@ from optimum_mixq.architectures.base import (
     Block,
     Family,
     NormReaders,
+    Residual,
     Unit,
     chain_of,
     find_module,
@@ -75,6 +76,10 @@ def transformer_block(model: PreTrainedModel, module: str, name: str, shift_fold
     )
     own: Any = model.get_submodule(attention)
     activations = (Activation(f"{mlp}.activation_fn", f"{mlp}.fc1"),)
+    residuals = (
+        Residual(f"{attention}.o_proj", f"{module}.layernorm_before"),
+        Residual(f"{mlp}.fc2", f"{module}.layernorm_after"),
+    )
     return Block(
         name,
         module,
@@ -85,6 +90,7 @@ def transformer_block(model: PreTrainedModel, module: str, name: str, shift_fold
         own.head_dim,
         plain_output=True,
         activations=activations,
+        residuals=residuals,
     )
 
 

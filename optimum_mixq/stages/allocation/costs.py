@@ -9,15 +9,16 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Architecture, describe
 from optimum_mixq.architectures.measuring import blank_images
-from optimum_mixq.architectures.skeletons import packed_skeleton, tensors_with
+from optimum_mixq.architectures.skeletons import Widths, packed_skeleton, tensors_with
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.artifacts import UnitCosts
-from optimum_mixq.config import STEM_AND_HEAD_BITS
+from optimum_mixq.config import PIXEL_BITS
+from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.utils.bits import LARGEST_BITS
 from optimum_mixq.utils.file_size import file_bytes
 
 
-def measure_costs(model: PreTrainedModel, arithmetic: str) -> UnitCosts:
+def measure_costs(model: PreTrainedModel, arithmetic: str, stem_and_head_bits: int = LARGEST_BITS) -> UnitCosts:
     """Return the costs of a model's units for one image of the configured size."""
     architecture = describe(model)
     macs = {unit.name: 0 for unit in architecture.units}
@@ -39,9 +40,12 @@ def measure_costs(model: PreTrainedModel, arithmetic: str) -> UnitCosts:
     }
     for unit, counts in weights.items():
         macs[unit] *= sum(counts) if counts else 1  # rows x weights
-    fixed_macs = sum(rows[name] * model.get_submodule(name).weight[0].numel() for name in rows)
-    fixed_bops = fixed_macs * STEM_AND_HEAD_BITS**2
-    return UnitCosts(macs, weights, _fixed_bytes(model, architecture, arithmetic), fixed_bops, arithmetic)
+    fixed_macs = {name: rows[name] * model.get_submodule(name).weight[0].numel() for name in rows}
+    stem = fixed_macs.pop(architecture.stem) * stem_and_head_bits * PIXEL_BITS
+    of_heads = arithmetic_of(arithmetic).of_layer(stem_and_head_bits)
+    heads = sum(fixed_macs.values()) * of_heads.bit_operations(stem_and_head_bits, stem_and_head_bits)
+    fixed_bytes = _fixed_bytes(model, architecture, arithmetic, stem_and_head_bits)
+    return UnitCosts(macs, weights, fixed_bytes, stem + heads, arithmetic)
 
 
 def _matmul_macs(operands: Sequence[Tensor]) -> int:
@@ -58,13 +62,13 @@ def _count_outputs(model: PreTrainedModel, name: str, rows: dict[str, int]) -> t
     return model.get_submodule(name).register_forward_hook(count)
 
 
-def _fixed_bytes(model: PreTrainedModel, architecture: Architecture, arithmetic: str) -> int:
+def _fixed_bytes(model: PreTrainedModel, architecture: Architecture, arithmetic: str, stem_and_head_bits: int) -> int:
     """Return the bytes of the saved file without the units' codes.
 
     Its header, which names each tensor, is counted as with the widest units, where its numbers are the longest: a
     plan's file is never larger than its costs say.
     """
     widest = dict.fromkeys((unit.name for unit in architecture.units), (LARGEST_BITS, LARGEST_BITS))
-    skeleton = packed_skeleton(model, widest, arithmetic, torch.device("meta"))
+    skeleton = packed_skeleton(model, Widths(widest, stem_and_head_bits, arithmetic), torch.device("meta"))
     codes = sum(skeleton[name].get_buffer("weight").nbytes for name in architecture.unit_of_module)
     return file_bytes(model, tensors_with(model, skeleton)) - codes

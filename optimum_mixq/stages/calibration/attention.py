@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
+from optimum_mixq.architectures.block_run import BlockRun
 from optimum_mixq.config import ATTENTION_CHILD, CalibrationOptions
 from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid
-from optimum_mixq.stages.calibration.block_run import BlockRun
 from optimum_mixq.stages.calibration.observers import Observation, RowObserver, searched_grid
 
 

@@ -9,7 +9,8 @@ turns it into integers.
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,11 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.architectures import grid_attention  # noqa: F401 (importing it registers it)
 from optimum_mixq.architectures.attention import route_attention
+from optimum_mixq.architectures.block_run import BlockRun, place
 from optimum_mixq.architectures.describe import Architecture, Unit, describe, require_image_size
 from optimum_mixq.architectures.measuring import measuring
 from optimum_mixq.architectures.replay import (
+    captured_inputs,
     captured_outputs,
     record_calls,
     record_hidden,
@@ -31,9 +34,9 @@ from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, CalibrationOptions, 
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.stages.calibration.attention import AttentionOperands, calibrate_attention, run_attention
-from optimum_mixq.stages.calibration.block_run import BlockRun, place
-from optimum_mixq.stages.calibration.ends import calibrate_heads, calibrate_stem
+from optimum_mixq.stages.calibration.ends import LastStates, calibrate_heads, calibrate_stem
 from optimum_mixq.stages.calibration.linear import CalibratedLayers, group_bits, prepare_linear, start_linear
+from optimum_mixq.stages.calibration.residuals import mend_residuals
 from optimum_mixq.stages.calibration.rounders import NearestRounder, Rounder, rounder_of
 from optimum_mixq.utils.bits import LARGEST_BITS, Bits
 from optimum_mixq.utils.memory import return_freed_memory
@@ -50,6 +53,20 @@ Variants = dict[str, dict[Bits, dict[str, nn.Module]]]
 Replay = Callable[[str, Sequence[Tensor]], None]
 
 
+class Refine(Protocol):
+    """Improves each block once it is calibrated, in place.
+
+    It is given the block with the calibration images' hidden states, what the float model's block puts out for them,
+    and the same of held-out images, which calibration does not see.
+    """
+
+    held_out: Sequence[Tensor]  # batches (B, C, H, W)
+
+    def __call__(
+        self, run: BlockRun, expected: Sequence[Tensor], held: BlockRun, held_expected: Sequence[Tensor]
+    ) -> None: ...
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """The bits that units get, those that they are calibrated at as well, and how."""
@@ -57,6 +74,16 @@ class _Wanted:
     plan: BitPlan
     candidates: Sequence[Bits]
     options: CalibrationOptions
+    residual: bool
+    refine: Refine | None
+
+
+@dataclass(frozen=True)
+class _FloatBlock:
+    """What a block of the float model computed, by module name and batch; outputs are used up."""
+
+    outputs: dict[str, list[Tensor]]
+    residuals: dict[str, list[Tensor]]  # what the LayerNorms read to whose input something is added
 
 
 def calibrate(
@@ -65,12 +92,19 @@ def calibrate(
     calibration_images: Sequence[Tensor],
     config: MixQConfig,
     description: str = "Calibrating",
+    residual: bool = False,
+    refine: Refine | None = None,
 ) -> PreTrainedModel:
     """Return a copy of `model` whose layers and attention are fake-quantized; `model` itself is left as it is.
 
     `calibration_images` are batches (B, C, H, W) as the model takes them; `description` is the progress bar's.
+    `residual` has layers also mend what the layers before them did to the hidden states that their output is added to.
+    Each block is calibrated on what those before it put out once `refine` has improved them.
     """
-    return calibrate_variants(model, plan, calibration_images, config, (), description=description)[0]
+    return calibrate_variants(
+        model, plan, calibration_images, config, (), description=description, residual=residual,
+        refine=refine,
+    )[0]  # fmt: skip
 
 
 @torch.no_grad()
@@ -82,6 +116,8 @@ def calibrate_variants(
     candidates: Sequence[Bits],
     convert: Callable[[nn.Module], nn.Module] = lambda module: module,
     description: str = "Calibrating",
+    residual: bool = False,
+    refine: Refine | None = None,
 ) -> tuple[PreTrainedModel, Variants]:
     """Return what `calibrate` does, and each unit once more at each of the other candidate bits.
 
@@ -99,7 +135,7 @@ def calibrate_variants(
         quantized = copy.deepcopy(model)
         _attach_attention(quantized, architecture)
         with measuring(quantized):
-            wanted = _Wanted(plan, [Bits(*bits) for bits in candidates], config.calibration)
+            wanted = _Wanted(plan, [Bits(*bits) for bits in candidates], config.calibration, residual, refine)
             return quantized, _calibrate_blocks(model, quantized, calibration_images, wanted, convert, description)
 
 
@@ -113,13 +149,10 @@ def _calibrate_blocks(
 ) -> Variants:
     """Calibrate `quantized` in place, block after block, and return the units' variants."""
     architecture = describe(model)
-    calibrate_stem(quantized, architecture, calibration_images)
-    hidden = [
-        record_hidden(quantized, architecture, pixels.to(model.device, model.dtype)) for pixels in calibration_images
-    ]
-    float_hidden = [
-        record_hidden(model, architecture, pixels.to(model.device, model.dtype)) for pixels in calibration_images
-    ]
+    calibrate_stem(quantized, architecture, calibration_images, wanted.options)
+    hidden, float_hidden = _start(quantized, calibration_images), _start(model, calibration_images)
+    held_out = () if wanted.refine is None else wanted.refine.held_out
+    held, float_held = _start(quantized, held_out), _start(model, held_out)
     # Of what a block is given, only hidden states depend on the images: one image shows the rest.
     calls = record_calls(model, architecture, calibration_images[0][:1].to(model.device, model.dtype))
     variants: Variants = {}
@@ -127,30 +160,40 @@ def _calibrate_blocks(
         for block in architecture.blocks:
             run = BlockRun(quantized, block, calls.blocks[block.name], hidden)
             modules = [name for unit in block.units for name in unit.modules]
-            with captured_outputs(model, modules) as float_outputs:
+            norms = [residual.norm for residual in block.residuals] if wanted.residual else []
+            with captured_outputs(model, modules) as outputs, captured_inputs(model, norms) as residuals:
                 float_hidden = [run_block(model, block, states, run.call) for states in float_hidden]
-            found, hidden = _calibrate_block(run, float_outputs, wanted)
+            found, hidden = _calibrate_block(run, _FloatBlock(outputs, residuals), wanted)
+            if wanted.refine is not None:
+                float_held = [run_block(model, block, states, run.call) for states in float_held]
+                held_run = replace(run, hidden=held)
+                wanted.refine(run, float_hidden, held_run, float_held)
+                hidden, held = run.outputs(), held_run.outputs()
             for unit, row in found.items():
                 variants[unit] = {bits: {name: convert(part) for name, part in row[bits].items()} for bits in row}
             return_freed_memory()
             bar.update()
-    calibrate_heads(quantized, architecture, calls, calibration_images[0][:1], hidden, wanted.options.arithmetic)
+    states = LastStates(hidden, float_hidden)
+    calibrate_heads(quantized, model, architecture, calls, calibration_images[0][:1], states, wanted.options)
     return variants
 
 
-def _calibrate_block(
-    run: BlockRun, float_outputs: dict[str, list[Tensor]], wanted: _Wanted
-) -> tuple[Variants, list[Tensor]]:
-    """Calibrate the units of a block in forward order, in place; return their variants and the block's hidden states.
+def _start(model: PreTrainedModel, images: Sequence[Tensor]) -> list[Tensor]:
+    """Return what the first block is given, batch by batch."""
+    architecture = describe(model)
+    return [record_hidden(model, architecture, pixels.to(model.device, model.dtype)) for pixels in images]
 
-    `float_outputs` are what the float model's layers put out, and are used up.
-    """
+
+def _calibrate_block(run: BlockRun, floats: _FloatBlock, wanted: _Wanted) -> tuple[Variants, list[Tensor]]:
+    """Calibrate a block's units in forward order, in place; return their variants and the block's hidden states."""
     variants: Variants = {}
     # What is calibrated already is not computed again for the units behind it.
     with replayed_outputs(run.model) as replay:
         for unit in run.block.units:
             if unit.modules:
-                outputs = [float_outputs.pop(name) for name in unit.modules]
+                outputs = [floats.outputs.pop(name) for name in unit.modules]
+                if wanted.residual:
+                    outputs = mend_residuals(run, unit, outputs, floats.residuals)
                 variants[unit.name] = _calibrate_layers(run, unit, outputs, wanted, replay)
             elif unit.kind == "qk":  # "av" goes with it
                 variants |= _calibrate_matmuls(run, wanted, replay)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from optimum_mixq.architectures.block_run import BlockRun
 from optimum_mixq.architectures.describe import NormReaders, Unit
 from optimum_mixq.config import CalibrationOptions
 from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.grids import UniformGrid, round_to_codes
 from optimum_mixq.quant.layers import QuantLinear
-from optimum_mixq.stages.calibration.block_run import BlockRun
 from optimum_mixq.stages.calibration.joint_rounding import CorrectedLayers, correct_layers, join_layers
 from optimum_mixq.stages.calibration.observers import (
     Observation,

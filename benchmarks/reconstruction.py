@@ -1,0 +1,121 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Accuracy by the number of calibration images, with and without reconstruction, at uniform bits.
+
+    python benchmarks/reconstruction.py --bench PATH     # measure and print the table
+    python benchmarks/reconstruction.py --table          # print what was measured before
+
+Seed s calibrates on the images from 32 s on, in a circle. Each model is packed, and judged on the second half of the
+evaluation images; the defaults were chosen on the first. "Forwards" are those of the float model on the same images,
+in processor time.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from common import BENCH_MODELS, Subject, load_subject, logits_of, machine, read_results, write_result
+
+from optimum_mixq import DEMO_MODELS
+from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig
+from optimum_mixq.pipeline import quantize_model
+from optimum_mixq.stages.evaluation import score
+
+
+FILE = "reconstruction.jsonl"
+WAYS = {"none": None, "light": "light", "full": "full"}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    for name in [] if arguments.table else arguments.models:
+        subject = load_subject(name, arguments.bench)
+        for seed in arguments.seeds:
+            for bits in arguments.bits:
+                for arithmetic in arguments.arithmetic:
+                    for images in arguments.images:
+                        for way in arguments.ways:
+                            config = MixQConfig(
+                                bits=bits, arithmetic=arithmetic, reconstruction=WAYS[way],
+                                stem_and_head_bits=arguments.ends or 8,
+                            )  # fmt: skip
+                            measure(subject, config, images, seed, arguments.decide)
+    print(table())
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bench", type=Path, help="folder with the models and images that are not shipped")
+    parser.add_argument("--models", nargs="+", default=[*BENCH_MODELS, *DEMO_MODELS])
+    parser.add_argument("--bits", nargs="+", type=int, default=[4, 3])
+    parser.add_argument("--arithmetic", nargs="+", default=["column", "folded"])
+    parser.add_argument("--images", nargs="+", type=int, default=[32, 128, 512], help="to calibrate on")
+    parser.add_argument("--ways", nargs="+", default=["none", "light"], choices=list(WAYS))
+    parser.add_argument("--ends", type=int, help="bits of patch embedding and head")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--decide", action="store_true", help="judge by the images that defaults are chosen on")
+    parser.add_argument("--table", action="store_true", help="only print what was measured before")
+    return parser.parse_args()
+
+
+def measure(subject: Subject, config: MixQConfig, count: int, seed: int, decide: bool) -> None:
+    images = subject.calibration.roll(-32 * seed, 0)[:count]
+    half = len(subject.labels) // 2
+    part = slice(None, half) if decide else slice(half, None)
+    pixels, labels = subject.evaluation[part], subject.labels[part]
+    forward = time_forward(subject.model, images)
+    started = time.process_time()
+    packed = quantize_model(subject.model, BitPlan.uniform(subject.model, config.bits), images.split(32), config)
+    seconds = time.process_time() - started
+    reference = logits_of(subject.model, pixels)
+    result = score(logits_of(packed, pixels), labels, reference)
+    row = {
+        "model": subject.name, "bits": config.bits, "arithmetic": config.arithmetic, "calibration": count,
+        "way": config.reconstruction or "none", "ends": config.stem_and_head_bits, "seed": seed,
+        "judged": "decide" if decide else "report", "float_top1": 100 * score(reference, labels).accuracy,
+        "top1": 100 * result.accuracy, "kl": result.kl, "images": result.images, "seconds": seconds,
+        "forwards": seconds / forward, "machine": machine(),
+    }  # fmt: skip
+    write_result(FILE, row)
+    print(row, flush=True)
+
+
+def time_forward(model: torch.nn.Module, images: torch.Tensor) -> float:
+    started = time.process_time()
+    logits_of(model, images)
+    return time.process_time() - started
+
+
+def table(judged: str = "report") -> str:
+    """Return a row for each way and number of images: top-1 and KL, and what it cost."""
+    rows = [row for row in read_results(FILE) if row["judged"] == judged]
+    cases = list(dict.fromkeys((row["model"], row["bits"], row["arithmetic"]) for row in rows))
+    heads = " | ".join(f"{model} W{bits}A{bits} {arithmetic}" for model, bits, arithmetic in cases)
+    lines = [f"| images | reconstruction | ends | {heads} | forwards |", "|---" * (4 + len(cases)) + "|"]
+    for key in sorted({(row["ends"], row["calibration"], row["way"]) for row in rows}, key=_order):
+        own = [row for row in rows if (row["ends"], row["calibration"], row["way"]) == key]
+        told = " | ".join(_cell([r for r in own if (r["model"], r["bits"], r["arithmetic"]) == c]) for c in cases)
+        forwards = statistics.median(row["forwards"] for row in own)
+        lines.append(f"| {key[1]} | {key[2]} | {key[0]} | {told} | {forwards:.0f} |")
+    seeds = sorted({row["seed"] for row in rows})
+    floats = {row["model"]: row["float_top1"] for row in rows}
+    told = ", ".join(f"{model} {top1:.1f} %" for model, top1 in floats.items())
+    return "\n".join([*lines, "", f"Top-1 in percent / KL. Float: {told}. Seeds {', '.join(map(str, seeds))}."])
+
+
+def _order(key: tuple[int, int, str]) -> tuple[int, int, int]:
+    return -key[0], key[1], list(WAYS).index(key[2])
+
+
+def _cell(rows: list[dict]) -> str:
+    if not rows:
+        return ""
+    top1, divergence = (statistics.mean(row[name] for row in rows) for name in ("top1", "kl"))
+    return f"{top1:.1f} / {divergence:.3f}"
+
+
+if __name__ == "__main__":
+    main()
