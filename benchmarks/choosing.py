@@ -123,10 +123,12 @@ def table() -> str:
         own = [row for row in rows if row["model"] == model]
         now = next(row for row in own if row["method"] == "gradient")
         whole = sum(now[stage] for stage in STAGES)
-        before = extrapolate([row for row in own if row["method"] == "measured"])
+        measured = [row for row in own if row["method"] == "measured"]
+        before = extrapolate(measured) if measured else None
         lines.append(
             f"| {model} | {now['images_taken']} | {' | '.join(f'{now[stage]:.0f}' for stage in STAGES)} "
-            f"| {whole / now['forward']:.1f} | {now['peak_gigabytes']:.2f} | {before:.0f} | {whole / before:.3f} |"
+            f"| {whole / now['forward']:.1f} | {now['peak_gigabytes']:.2f} "
+            + ("| | |" if before is None else f"| {before:.0f} | {whole / before:.3f} |")
         )
     return "\n".join(lines)
 
@@ -136,8 +138,6 @@ STAGES = ("relevance", "sensitivity", "comparison")
 
 def extrapolate(rows: list[dict[str, Any]]) -> float:
     """Return the seconds of all stages with all images, from a row with all of them or from two with fewer."""
-    if not rows:
-        return float("nan")
     totals = {row["images"]: sum(row[stage] for stage in STAGES) for row in rows}
     if IMAGES in totals:
         return totals[IMAGES]

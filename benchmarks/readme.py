@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import choosing
+import deployment_tables
 import halves
 import pairs
+import reconstruction
 import sensitivity
 from common import geometric_mean, read_results
 
@@ -41,7 +44,11 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
             "mixed_precision": mixed_table, "scores": sensitivity.table_of_scores,
             "stabiliser": sensitivity.table_of_relevances, "pairs": pairs.table, "halves": halves.table,
-            "relevance": relevance_table, "qat": qat_table, "latency": latency_table, "deployment": deployment_table,
+            "relevance": relevance_table, "qat": qat_table, "latency": latency_table,
+            "deployment": deployment_tables.table_of_times,
+            "deployment_accuracy": deployment_tables.table_of_accuracy,
+            "deployment_attention": deployment_tables.table_of_attention, "choosing": choosing.table,
+            "reconstruction": reconstruction.table,
         },
     }  # fmt: skip
 
@@ -294,31 +301,6 @@ def latency_table() -> str:
     return "\n".join(
         [*lines, "", f"By how much a process grows that loads a model and runs an image: {'; '.join(memory)}."]
     )
-
-
-def deployment_table() -> str:
-    """Return times in engines as multiples of bfloat16 eager, of float32 eager, and of the engine's own float32."""
-    rows = read_results("deployment.jsonl")
-    settings = list(dict.fromkeys((row["model"], row["batch"]) for row in rows))
-    cells = {(row["contender"], row["model"], row["batch"]): row for row in rows}
-    lines = [
-        "| contender | " + " | ".join(f"{model}, batch {batch}" for model, batch in settings) + " | MB |",
-        "|---|" + "---|" * (len(settings) + 1),
-    ]
-    for contender in dict.fromkeys(row["contender"] for row in rows):
-        engine = next((name for name in ("ONNX Runtime", "OpenVINO") if name in contender), None)
-        texts, sizes = [], {}
-        for setting in settings:
-            row = cells.get((contender, *setting))
-            bases = ["PyTorch bfloat16", "PyTorch float32", *([f"float {engine}"] if engine else [])]
-            if row is not None and row["megabytes"] is not None:
-                sizes[setting[0]] = f"{row['megabytes']:.1f}"
-            multiples = [f"{cells[base, *setting]['milliseconds'] / row['milliseconds']:.2f}" for base in bases if row]
-            texts.append("" if row is None else f"{' / '.join(multiples)}, {row['milliseconds']:.0f} ms")
-        lines.append(f"| {contender} | {' | '.join(texts)} | {' / '.join(sizes.values())} |")
-    told = "; ".join(sorted({f"{row['machine']}, {row['engines']}" for row in rows}))
-    models = " / ".join(dict.fromkeys(model for model, _ in settings))
-    return "\n".join([*lines, "", f"Megabytes are of {models}. Measured on {told}."])
 
 
 def count_threads(threads: int) -> str:
