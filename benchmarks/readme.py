@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import features
 import halves
 import pairs
 import sensitivity
@@ -41,6 +42,7 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
             "mixed_precision": mixed_table, "scores": sensitivity.table_of_scores,
             "stabiliser": sensitivity.table_of_relevances, "pairs": pairs.table, "halves": halves.table,
+            "features": features.table,
             "relevance": relevance_table, "qat": qat_table, "latency": latency_table, "deployment": deployment_table,
         },
     }  # fmt: skip

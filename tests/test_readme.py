@@ -16,7 +16,7 @@ TABLES = {
     "docs/results.md": {
         "uniform_ptq", "ablation", "demo_models", "mixed_precision",
         "scores", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
-        "deployment",
+        "deployment", "features",
     },
 }  # fmt: skip
 
