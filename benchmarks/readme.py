@@ -13,6 +13,7 @@ from typing import Any
 
 import choosing
 import deployment_tables
+import features
 import halves
 import pairs
 import reconstruction
@@ -44,6 +45,7 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
             "mixed_precision": mixed_table, "scores": sensitivity.table_of_scores,
             "stabiliser": sensitivity.table_of_relevances, "pairs": pairs.table, "halves": halves.table,
+            "features": features.table,
             "relevance": relevance_table, "qat": qat_table, "latency": latency_table,
             "deployment": deployment_tables.table_of_times,
             "deployment_accuracy": deployment_tables.table_of_accuracy,

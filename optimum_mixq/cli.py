@@ -79,13 +79,14 @@ def run_train(arguments: Namespace) -> None:
         arguments.evaluation_split,
     )  # fmt: skip
     _print_made(quantizer, arguments, time.monotonic() - started)
-    for line in describe_training(quantizer.history, arguments.evaluate):
+    task = task_of(quantizer.model)
+    for line in describe_training(quantizer.history, arguments.evaluate, task.accuracy_name, task.divergence_name):
         print(line)
 
 
 @_one_line_errors
 def run_evaluate(arguments: Namespace) -> None:
-    model = load_model(arguments.model, revision=arguments.revision or "main")
+    model = load_model(arguments.model, arguments.task, revision=arguments.revision or "main")
     model = model.to(_read_device(arguments))
     processor = load_processor(arguments.model, {"revision": arguments.revision or "main"})
     images = open_images(arguments.dataset, model, processor, role="evaluation", split=arguments.split)
@@ -96,7 +97,8 @@ def run_evaluate(arguments: Namespace) -> None:
     logits, labels = measure_logits(model, batches)
     if labels is None:
         raise ValueError(f"{arguments.dataset} has no labels, so there is no accuracy to measure.")
-    print(f"{arguments.model}: {describe_evaluation(score(logits, labels, None, task_of(model)))}")
+    task = task_of(model)
+    print(f"{arguments.model}: {describe_evaluation(score(logits, labels, None, task), task.accuracy_name)}")
     if served is None or not served.complete:
         print("It is not recorded which images served calibration: some of these may have.")
     if batches.left_out:
@@ -133,8 +135,10 @@ def run_report(arguments: Namespace) -> None:
     report = quantizer.report(
         arguments.dataset, folder, arguments.split, arguments.samples, arguments.calibration_split, arguments.frontier
     )
+    found = report.comparison
     for contender in report.contenders:
-        print(f"{contender.name}: {contender.megabytes:.2f} MB, {describe_evaluation(contender.evaluation)}")
+        told = describe_evaluation(contender.evaluation, found.accuracy_name, found.divergence_name)
+        print(f"{contender.name}: {contender.megabytes:.2f} MB, {told}")
     print(f"The report is {folder / 'report.html'}")
 
 
@@ -158,7 +162,9 @@ def run_demo(arguments: Namespace) -> None:
 def _open_quantizer(arguments: Namespace) -> MixQQuantizer:
     """Return the quantizer of the float model, with the measurements of an earlier run if some are named."""
     device = _read_device(arguments)
-    quantizer = MixQQuantizer.from_pretrained(arguments.model, revision=arguments.revision, device=device)
+    quantizer = MixQQuantizer.from_pretrained(
+        arguments.model, revision=arguments.revision, device=device, task=arguments.task
+    )
     if getattr(arguments, "measured", None) is not None:
         quantizer.load_measurements(arguments.measured)
     return quantizer

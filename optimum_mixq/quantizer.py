@@ -41,7 +41,9 @@ from optimum_mixq.stages.allocation.propose import WIDTHS_OF_A_SWEEP, best_plan
 from optimum_mixq.stages.evaluation import Evaluation
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
-from optimum_mixq.tasks.loading import load_model
+from optimum_mixq.stages.training.objective import require_lesson
+from optimum_mixq.tasks import task_of
+from optimum_mixq.tasks.loading import load_model, take_part
 from optimum_mixq.utils.folders import appearing_folder, make_work_folder, require_empty, work_folder
 
 
@@ -109,18 +111,22 @@ class MixQQuantizer(OptimumQuantizer):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device | None = None,
         device_map: str | dict[str, Any] | None = None,
+        task: str | None = None,
     ) -> "MixQQuantizer":
         """Return the quantizer of a model on the Hub, in a folder, or in memory, with its image processor.
 
-        Calibration and relevance want float32; they run on the model's device.
+        `task` is "image-classification" or "image-feature-extraction"; without it the checkpoint's class tells. For
+        features, a classifier is taken without its head. Calibration and relevance want float32; they run on the
+        model's device.
         """
         if isinstance(model_or_path, torch.nn.Module):
-            return cls(model_or_path if device is None else model_or_path.to(device), processor)
+            model = take_part(model_or_path, task)
+            return cls(model if device is None else model.to(device), processor)
         where = {
             "revision": revision or "main", "token": token, "cache_dir": cache_dir,
             "local_files_only": local_files_only, "trust_remote_code": trust_remote_code,
         }  # fmt: skip
-        model = load_model(model_or_path, dtype=dtype, device_map=device_map, **where)
+        model = load_model(model_or_path, task, dtype=dtype, device_map=device_map, **where)
         if device is not None:
             model = model.to(device)
         return cls(model, processor or load_processor(model_or_path, where))
@@ -137,7 +143,8 @@ class MixQQuantizer(OptimumQuantizer):
         base = float_model or (opened.quantized.config.record or {}).get("base_model")
         if base is None:
             raise ValueError(f"{folder} does not say which float model it was made from: name it (--float-model).")
-        quantizer = cls.from_pretrained(base, opened.processor, token=token)
+        task = task_of(opened.quantized.model).hub_task
+        quantizer = cls.from_pretrained(base, opened.processor, token=token, task=task)
         require_same_shape(quantizer.model, opened.quantized.model, str(folder))
         quantizer.result, quantizer.known = opened.quantized, opened.known
         quantizer.selection = Selection(opened.served)
@@ -204,6 +211,7 @@ class MixQQuantizer(OptimumQuantizer):
         config = config or self._config_of_plan()
         target = None if save_dir is None else self._require_target(Path(save_dir))
         training = training or MixQTrainingConfig()
+        require_lesson(task_of(self.model), training)
         chosen = self.plan if plan is None else self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         if training.distillation < 1:  # then labels have to be the model's
@@ -231,7 +239,7 @@ class MixQQuantizer(OptimumQuantizer):
         split: str | None = None,
         work: str | Path | None = None,
     ) -> LayerRelevance:
-        """Return how much of the classification passes through each unit, on images of `dataset`.
+        """Return how much of the model's answer passes through each unit, on images of `dataset`.
 
         In the folder `work` it is kept, and taken from there when the same is measured again.
         """

@@ -70,6 +70,21 @@ def test_quantize_then_evaluate_from_the_shell(tmp_path):
     assert "top-1 9" in result.stdout and "on 200 images (95 % interval" in result.stdout
 
 
+def test_the_embeddings_of_a_classifier_are_quantized_and_evaluated_from_the_shell(tmp_path):
+    output, model = tmp_path / "packed", demo_model_path("vit")
+    words = ["--model", model, "--dataset", demo_images_path(), "--task", "image-feature-extraction"]
+    result = run("quantize", *words, "--plan", "uniform", "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((output / "config.json").read_text())["architectures"] == ["ViTModel"]
+    result = run(
+        "report", "--model", output, "--float-model", model, "--dataset", demo_images_path(), "--samples", 200
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"float: 3\.\d\d MB, nearest-neighbour accuracy \d\d\.\d\d % on 200 images", result.stdout)
+    result = run("evaluate", "--model", output, "--dataset", demo_images_path(), "--samples", 200)
+    assert "nearest-neighbour accuracy" in result.stdout and "on 200 images (95 % interval" in result.stdout
+
+
 def test_a_mixed_plan_keeps_its_budget_from_the_shell(tmp_path):
     output = tmp_path / "packed"
     words = ["--model", demo_model_path("vit"), "--dataset", demo_images_path(), "--output", output]

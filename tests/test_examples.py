@@ -45,3 +45,11 @@ def test_choose_bits_by_hand_prints_the_frontier_and_scores(tmp_path, few_images
         cwd=tmp_path,
     )  # fmt: skip
     assert out.count("| yes |") == 5 and "Evaluation(images=200" in out
+
+
+def test_features_are_quantized_and_searched(tmp_path, few_images):
+    out = run(
+        "features.py", "--model", demo_model_path("vit"), "--dataset", few_images, "--images", "16", cwd=tmp_path
+    )
+    assert "cosine distance to float 0.0" in out and out.count("is nearest to images") == 5
+    assert "image 0 is nearest to images" in out  # before any other, an image finds itself

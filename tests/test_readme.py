@@ -17,6 +17,7 @@ TABLES = {
         "uniform_ptq", "ablation", "demo_models", "mixed_precision",
         "scores", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
         "deployment", "deployment_accuracy", "deployment_attention", "choosing", "reconstruction",
+        "features",
     },
 }  # fmt: skip
 

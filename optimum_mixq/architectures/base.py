@@ -115,6 +115,11 @@ class Family(ABC):
 
     model_type: str  # as its configuration calls it
     classifiers: tuple[str, ...]  # names of the classes that are supported, with their subclasses
+    backbones: tuple[str, ...] = ()  # and those of its classes without a classifier, whose embeddings are used
+    # Where `embedding` finds the embeddings, for people.
+    embedding_words: str = "`outputs.pooler_output`, or `outputs.last_hidden_state[:, 0]` without a pooler"
+    # Modules of a backbone whose place may hold None. Where a checkpoint lacks their tensors they are taken out.
+    optional: tuple[str, ...] = ()
 
     def handles(self, model: nn.Module) -> bool:
         """Return whether a model belongs to this family."""
@@ -123,6 +128,14 @@ class Family(ABC):
     @abstractmethod
     def describe(self, model: PreTrainedModel) -> Architecture:
         """Return the structure of a model, float or quantized."""
+
+    def embedding(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the embeddings (B, C) among what the forward of a backbone returned.
+
+        By default that is what the model's pooler puts out, or the class token, the first one, where it has no pooler.
+        """
+        pooled = outputs.get("pooler_output")
+        return outputs["last_hidden_state"][:, 0] if pooled is None else pooled
 
     def rules(self) -> Mapping[Callable[..., Any], Rule]:
         """Return the rules of relevance for what this family's forward calls, by torch function.
@@ -194,7 +207,7 @@ def find_module(model: nn.Module, suffix: str) -> str:
 
 def linear_layers_of(model: nn.Module, head: str) -> tuple[str, ...]:
     """Return the linear layers of a head: itself, those of an MLP, or none where features come out as they are."""
-    modules = getattr(model, head, nn.Identity()).named_modules(prefix=head)
+    modules = (getattr(model, head, None) or nn.Identity()).named_modules(prefix=head)
     return tuple(name for name, module in modules if hasattr(module, "in_features"))  # quantized ones have it too
 
 

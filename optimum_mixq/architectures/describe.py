@@ -14,6 +14,7 @@ from optimum_mixq.architectures.base import (
     Activation,
     Architecture,
     Block,
+    Family,
     NormReaders,
     Residual,
     Unit,
@@ -43,19 +44,16 @@ __all__ = [
 
 
 def describe(model: PreTrainedModel) -> Architecture:
-    """Return the `Architecture` of an image classifier of a supported family: ViT, DeiT, Swin, or a registered one.
+    """Return the `Architecture` of a model of a supported family: ViT, DeiT, Swin, or a registered one.
 
-    Every `nn.Linear` and `nn.Conv2d` of the model stands in exactly one place of the result: stem, heads, one unit, or
-    the layers that are left float.
+    The model is an image classifier, or one without a classifier that is used for its embeddings. Every `nn.Linear`
+    and `nn.Conv2d` of the model stands in exactly one place of the result: stem, heads, one unit, or the layers that
+    are left float.
     """
     _refuse_wrapped(model)
     family = family_of(model)
-    if not set(family.classifiers) & class_names(model):
-        raise ValueError(
-            f"Expected an image classifier ({', '.join(family.classifiers)}, or a subclass), found "
-            f"{type(model).__name__}. Only image classifiers are supported: load the checkpoint with "
-            "AutoModelForImageClassification."
-        )
+    if not {*family.classifiers, *family.backbones} & class_names(model):
+        raise ValueError(_describe_other_class(model, family))
     architecture = family.describe(model)
     _check_complete(model, architecture)
     return architecture
@@ -85,6 +83,15 @@ def require_image_size(model: PreTrainedModel, size: tuple[int, int]) -> None:
 def take_image_size(model: PreTrainedModel, size: tuple[int, int]) -> None:
     """Have the model take images of this (height, width) instead of those it is configured for, in place."""
     family_of(model).take_image_size(model, size)
+
+
+def _describe_other_class(model: PreTrainedModel, family: Family) -> str:
+    expected = f"an image classifier ({', '.join(family.classifiers)}, or a subclass)"
+    way_out = "Load the checkpoint with AutoModelForImageClassification"
+    if family.backbones:
+        expected += f" or a model without a classifier ({', '.join(family.backbones)}, or a subclass)"
+        way_out += ", or with AutoModel for its embeddings"
+    return f"Expected {expected}, found {type(model).__name__}. {way_out}."
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 from optimum_mixq.export.conversion import integer_products
 from optimum_mixq.export.layers import Rounding
 from optimum_mixq.export.targets import Engine
-from optimum_mixq.export.tracing import INPUT
-from optimum_mixq.tasks import task_of
+from optimum_mixq.tasks import run_model, task_of
 
 
 # By how much every value that is rounded is changed, and how many times what this does to logits is allowed.
@@ -81,11 +80,12 @@ class Check:
 @torch.no_grad()
 def check_engine(engine: Engine, packed: PreTrainedModel, converted: PreTrainedModel, images: CheckImages) -> Check:
     """Return how far an engine's logits are from those of both models."""
-    found = torch.as_tensor(engine.run(images.pixels.numpy())["logits"]).double()
+    task = task_of(packed)
+    outputs = {name: torch.as_tensor(values) for name, values in engine.run(images.pixels.numpy()).items()}
+    found = task.logits(packed, outputs).double()
     expected, reference = _logits(converted, images.pixels), _logits(packed, images.pixels)
     with _changed_values(converted):
         floor = _distance(_logits(converted, images.pixels), expected)
-    task = task_of(packed)
     return Check(
         len(found),
         images.description,
@@ -124,7 +124,7 @@ def _changed_values(converted: nn.Module) -> Iterator[None]:
 
 
 def _logits(model: PreTrainedModel, pixels: Tensor) -> Tensor:
-    return model(**{INPUT: pixels.to(model.device, model.dtype)}).logits.double().cpu()
+    return run_model(model, pixels.to(model.device, model.dtype)).double().cpu()
 
 
 def _distance(logits: Tensor, expected: Tensor) -> float:

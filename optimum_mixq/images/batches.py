@@ -66,7 +66,7 @@ class Images:
     count: int
     read: Callable[[int], tuple[Any, Any]]
     prepare: Callable[[list[Any], Sequence[int]], Tensor]
-    num_labels: int
+    num_labels: int  # of the model; 0 where it has no classes, and labels are the source's own
     description: str
     role: Role = "evaluation"
     labels: LabelReader | None = None

@@ -55,14 +55,40 @@ def label_reader(
     return LabelReader(lambda value: _read_numbered(value, numbers), mismatch)
 
 
-def read_class_number(value: Any, count: int) -> int | None:
-    """Return a class number of 0..count-1, or None for -1, which marks unlabelled images."""
+def own_label_reader(feature: Any = None, label_names: Mapping[Any, str | int] | None = None) -> LabelReader:
+    """Return the reader of labels for a model without classes: they are the source's own classes, by number.
+
+    Names that come without numbers get them in the order in which they are first read.
+    """
+    if label_names:
+        raise ValueError(
+            "Expected no label_names for a model without a classifier, found some: it has no classes to match them "
+            "with, and takes those of the data set as they are."
+        )
+    names = getattr(feature, "names", None)
+    if names is not None:
+        return LabelReader(lambda value: _read_numbered(value, range(len(names))))
+    numbers: dict[str, int] = {}
+
+    def read(value: Any) -> int | None:
+        value = _plain(value)
+        if isinstance(value, str):
+            return numbers.setdefault(value, len(numbers))
+        return None if value is None else read_class_number(value)
+
+    return LabelReader(read)
+
+
+def read_class_number(value: Any, count: int | None = None) -> int | None:
+    """Return a class number of 0..count-1, or from 0 on, or None for -1, which marks unlabelled images."""
     number = _plain(value)
     if isinstance(number, float) and number.is_integer():
         number = int(number)
     if not isinstance(number, int):
         raise ValueError(f"label {_describe(number)}, which is no class number")
-    if number != -1 and not 0 <= number < count:
+    if count is None and number < -1:
+        raise ValueError(f"label {number}, but classes are numbered from 0")
+    if count is not None and number != -1 and not 0 <= number < count:
         raise ValueError(
             f"label {number}, but the model has {count} classes (0..{count - 1}). "
             "Use images of the classes that the model was trained on"

@@ -19,10 +19,11 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
+from optimum_mixq.architectures.backbones import is_backbone
 from optimum_mixq.images.batches import Images, Role
 from optimum_mixq.images.decoding import PICTURES, read_picture
 from optimum_mixq.images.folders import load_rows
-from optimum_mixq.images.labels import label_reader
+from optimum_mixq.images.labels import label_reader, own_label_reader
 from optimum_mixq.images.loaders import batch_splitter, drawn_rows, row_collator
 from optimum_mixq.images.preparation import Preparation, check_size, require_processor
 from optimum_mixq.images.samples import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_THE_COLUMN, label_feature, split_sample
@@ -53,7 +54,8 @@ def open_images(
             torch data set or a DataLoader with a length, a list of images or of pairs (image, label), a dict of
             columns such as {"image": [...], "label": [...]}, or pixel values (N, C, H, W) as the model takes them.
             An image is a PIL image, a file's path, a uint8 array (H, W, 3), or pixel values (C, H, W).
-        model: the model that the images are for; its classes are what labels are matched with.
+        model: the model that the images are for; its classes are what labels are matched with. For one without a
+            classifier they stay the source's own.
         processor: the model's own image processor; needed for everything but pixel values.
         role: what the images are for. It chooses among the splits of a folder or data set when `split` is None, and
             for evaluation labels have to be the model's.
@@ -81,10 +83,10 @@ def open_images(
 def _reuse(images: Images, model: PreTrainedModel, role: Role, split: str | None, options: tuple) -> Images:
     if split is not None or any(option is not None for option in options):
         raise ValueError("Expected options such as split= where the images are opened, found them for opened Images.")
-    if images.num_labels != model.config.num_labels:
+    if images.num_labels != _count_classes(model):
         raise ValueError(
             f"Expected images that were opened for this model, found some for a model of {images.num_labels} classes "
-            f"instead of {model.config.num_labels}. Open them with open_images(source, model, processor)."
+            f"instead of {_count_classes(model)}. Open them with open_images(source, model, processor)."
         )
     return _for_role(images, role)
 
@@ -223,9 +225,16 @@ class _Opened:
 
     def _build(self, count: int, read: Callable[[int], tuple[Any, Any]], what: str, feature: Any) -> Images:
         prepare = Preparation(self.model, self.processor, what)
-        labels = label_reader(self.model.config, feature, self.label_names)
-        images = Images(count, read, prepare, self.model.config.num_labels, what, self.role, labels)
+        if is_backbone(self.model):
+            labels = own_label_reader(feature, self.label_names)
+        else:
+            labels = label_reader(self.model.config, feature, self.label_names)
+        images = Images(count, read, prepare, _count_classes(self.model), what, self.role, labels)
         return _for_role(images, self.role)
+
+
+def _count_classes(model: PreTrainedModel) -> int:
+    return 0 if is_backbone(model) else int(model.config.num_labels)
 
 
 def _skip_unreadable(images: Images) -> Images:

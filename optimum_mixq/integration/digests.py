@@ -60,6 +60,16 @@ def digest_tensor(name: str, tensor: Tensor) -> bytes:
     return digest.digest()
 
 
+def names_in(files: Iterable[str | Path]) -> set[str]:
+    """Return the names of the tensors that safetensors files hold."""
+    names: set[str] = set()
+    for path in map(Path, files):
+        if path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                names.update(_read_header(file, path))
+    return names
+
+
 def check_files(
     files: Iterable[str | Path],
     tensors: Mapping[str, Tensor],

@@ -19,11 +19,13 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 
 from optimum_mixq.architectures.attention import release_attention
+from optimum_mixq.architectures.backbones import drop_absent, is_backbone
 from optimum_mixq.architectures.describe import describe, replace_module
+from optimum_mixq.architectures.registry import family_of
 from optimum_mixq.architectures.skeletons import Widths, insert_skeleton, packed_skeleton, trainable_skeleton
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import ATTENTION, ATTENTION_CHILD, QUANT_METHOD, MixQConfig
-from optimum_mixq.integration.digests import check_files, digest_tensors
+from optimum_mixq.integration.digests import check_files, digest_tensors, names_in
 from optimum_mixq.integration.fusion import fuse_layers, separate_layers
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.bitpacking import int16_to_scale
@@ -59,6 +61,9 @@ class MixQHfQuantizer(HfQuantizer):
         self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **_: Any
     ) -> None:
         config = self.quantization_config
+        _require_own_class(model)
+        if checkpoint_files and is_backbone(model):
+            drop_absent(model, names_in(checkpoint_files))
         bits = _read_plan(model, config).bits
         make = trainable_skeleton if config.trainable else packed_skeleton
         insert_skeleton(model, make(model, Widths(bits, config.stem_and_head_bits, config.arithmetic)))
@@ -190,6 +195,19 @@ def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
     plan = BitPlan(config.plan)
     plan.check_fits(describe(model))
     return plan
+
+
+def _require_own_class(model: PreTrainedModel) -> None:
+    """Raise a ValueError if a packed classifier is loaded without its head, or a model without one as a classifier."""
+    family, without_head = family_of(model), is_backbone(model)
+    others = family.classifiers if without_head else family.backbones
+    wrong = [name for name in model.config.architectures or () if name in others]
+    if wrong:
+        auto_class = "AutoModelForImageClassification" if without_head else "AutoModel"
+        raise ValueError(
+            f"The packed checkpoint is that of a {wrong[0]}, and {type(model).__name__} was to take it: load it with "
+            f"{auto_class}. For another task, quantize the float model for that one."
+        )
 
 
 def _keep_attention(model: PreTrainedModel) -> None:

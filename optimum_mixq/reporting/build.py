@@ -23,6 +23,7 @@ from optimum_mixq.reporting.report import Report, count_float_parts
 from optimum_mixq.stages.allocation.candidates import target_bits
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.evaluation import Evaluation, measure_latency
+from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.checks import is_whole, require
 from optimum_mixq.utils.file_size import saved_bytes
 
@@ -151,7 +152,8 @@ def _origin(subject: Subject) -> tuple[str, ...]:
         lines.append("Budget: " + ", ".join(limits))
     calibration = record.get("calibration") or {}
     base = record.get("base_model") or _name(subject.model)
-    command = write_command(config, subject.plan, base, calibration.get("dataset") or "DATASET")
+    hub_task = task_of(subject.packed).hub_task
+    command = write_command(config, subject.plan, base, calibration.get("dataset") or "DATASET", hub_task)
     return (*lines, f"Made by: {command}") if command and not subject.trained else tuple(lines)
 
 

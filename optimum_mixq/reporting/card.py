@@ -12,7 +12,7 @@ from optimum_mixq.config import MixQConfig
 from optimum_mixq.reporting.command import changed_options, write_command
 from optimum_mixq.reporting.comparison import Comparison
 from optimum_mixq.reporting.wording import describe_certainty
-from optimum_mixq.tasks.loading import AUTO_CLASS, HUB_TASK
+from optimum_mixq.tasks import Task, auto_class_named
 
 
 def model_card(
@@ -24,24 +24,27 @@ def model_card(
     name: str = "PATH",
     float_name: str = "MODEL",
     comparison: Comparison | None = None,
+    hub_task: str = Task.hub_task,
+    embedding: str | None = None,
 ) -> ModelCard:
     """Return the card of a packed model; what was not measured is left out.
 
     `name` is where the model will lie: a repository on the Hub, or a folder. `float_name` is what the float model is
-    called where the record names none, since it came from somebody's folder.
+    called where the record names none, since it came from somebody's folder. `embedding` says where a model without a
+    classifier puts out its embeddings.
     """
     record = config.record or {}
     base = record.get("base_model")
     sections = [
         f"# {_title(name, model_type)}",
         _opening(config, plan, base, megabytes, float_megabytes),
-        _loading(name),
+        _loading(name, hub_task, embedding),
         *([] if comparison is None else [_accuracy(comparison)]),
         _size(megabytes, float_megabytes, comparison),
         _plan(plan),
-        _reproduction(config, plan, record, float_name),
+        _reproduction(config, plan, record, float_name, hub_task),
     ]
-    data = _metadata(base, model_type, name, comparison)
+    data = _metadata(base, model_type, name, comparison, hub_task)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
@@ -49,30 +52,41 @@ def _title(name: str, model_type: str) -> str:
     return f"Mixed-precision {model_type}" if name == "PATH" else name.rpartition("/")[2]
 
 
-def _metadata(base: str | None, model_type: str, name: str, comparison: Comparison | None) -> ModelCardData:
-    results = None
-    accuracy = None if comparison is None else comparison.packed.evaluation.accuracy
-    if comparison is not None and accuracy is not None:
-        results = [
-            EvalResult(
-                task_type=HUB_TASK,
-                dataset_type=comparison.dataset,
-                dataset_name=comparison.dataset,
-                dataset_split=comparison.split,
-                metric_type="accuracy",
-                metric_name=comparison.accuracy_name,
-                metric_value=accuracy,
-            )
-        ]
+def _metadata(
+    base: str | None, model_type: str, name: str, comparison: Comparison | None, hub_task: str
+) -> ModelCardData:
+    results = [] if comparison is None else _results(comparison, hub_task)
     extra: dict[str, Any] = {} if base is None else {"base_model": base, "base_model_relation": "quantized"}
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag=HUB_TASK,
+        pipeline_tag=hub_task,
         tags=["mixq", "optimum", "quantized", "mixed-precision", model_type],
         model_name=_title(name, model_type),
-        eval_results=results,
+        eval_results=results or None,
         **extra,
     )
+
+
+def _results(comparison: Comparison, hub_task: str) -> list[EvalResult]:
+    """Return the packed model's results for the index of the Hub, those that were measured."""
+    found = comparison.packed.evaluation
+    metrics = [
+        ("accuracy", comparison.accuracy_name, found.accuracy),
+        (comparison.divergence_metric, comparison.divergence_name, found.kl),
+    ]
+    return [
+        EvalResult(
+            task_type=hub_task,
+            dataset_type=comparison.dataset,
+            dataset_name=comparison.dataset,
+            dataset_split=comparison.split,
+            metric_type=kind,
+            metric_name=metric,
+            metric_value=value,
+        )
+        for kind, metric, value in metrics
+        if kind is not None and value is not None
+    ]
 
 
 def _opening(config: MixQConfig, plan: BitPlan, base: str | None, megabytes: float, float_megabytes: float) -> str:
@@ -86,30 +100,28 @@ def _opening(config: MixQConfig, plan: BitPlan, base: str | None, megabytes: flo
     )
 
 
-def _loading(name: str) -> str:
+def _loading(name: str, hub_task: str, embedding: str | None) -> str:
+    auto_class = auto_class_named(hub_task).__name__
+    told = "" if embedding is None else f" An image's embedding is {embedding}."
     return f"""## How to load it
 
 ```python
 import optimum_mixq  # pip install optimum-mixq; registers the method with transformers
-from transformers import {AUTO_CLASS.__name__}
+from transformers import {auto_class}
 
-model = {AUTO_CLASS.__name__}.from_pretrained("{name}")
+model = {auto_class}.from_pretrained("{name}")
 ```
 
-or `pipeline("{HUB_TASK}", model="{name}")` after the same import."""
+or `pipeline("{hub_task}", model="{name}")` after the same import.{told}"""
 
 
 def _accuracy(comparison: Comparison) -> str:
-    lines = [
-        "## Accuracy",
-        "",
-        f"Both models on the same {comparison.describe_images()}, through the same pipeline. "
-        + comparison.describe_selection(),
-        "",
-        f"| model | {comparison.accuracy_name} % | 95 % interval | same prediction as float % "
-        f"| {comparison.divergence_name} |",
-        "|---|---|---|---|---|",
-    ]
+    told = f"Both models on the same {comparison.describe_images()}, through the same pipeline. "
+    heads = (
+        "model", f"{comparison.accuracy_name} %", "95 % interval", "same prediction as float %",
+        comparison.divergence_name,
+    )  # fmt: skip
+    rows = []
     for name, contender in (("float", comparison.float_model), ("quantized", comparison.packed)):
         result = contender.evaluation
         interval = result.accuracy_interval
@@ -120,8 +132,12 @@ def _accuracy(comparison: Comparison) -> str:
             "" if result.agreement is None else f"{100 * result.agreement:.2f}",
             "" if result.kl is None else f"{result.kl:.4f}",
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    # What was not measured of any model has no column.
+    table = [column for column in zip(heads, *rows, strict=True) if any(column[1:])]
+    lines = ["| " + " | ".join(row) + " |" for row in zip(*table, strict=True)]
+    lines.insert(1, "|" + "---|" * len(table))
+    return "\n".join(["## Accuracy", "", told + comparison.describe_selection(), "", *lines])
 
 
 def _size(megabytes: float, float_megabytes: float, comparison: Comparison | None) -> str:
@@ -159,21 +175,22 @@ def _span(numbers: set[int]) -> str:
     return f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(min(numbers))
 
 
-def _reproduction(config: MixQConfig, plan: BitPlan, record: Mapping[str, Any], float_name: str) -> str:
+def _reproduction(config: MixQConfig, plan: BitPlan, record: Mapping[str, Any], float_name: str, hub_task: str) -> str:
     dataset = (record.get("calibration") or {}).get("dataset") or "DATASET"
     uniform = plan.provenance.get("kind") == "uniform"
     arguments = ", ".join(f"{name}={value!r}" for name, value in changed_options(config).items())
     base = record.get("base_model") or float_name
+    task = "" if hub_task == Task.hub_task else f', task="{hub_task}"'
     lines = [
         "## How to make it again",
         "",
         "```python",
-        f'quantizer = MixQQuantizer.from_pretrained("{base}")',
+        f'quantizer = MixQQuantizer.from_pretrained("{base}"{task})',
         f'quantizer.quantize(MixQConfig({arguments}), dataset="{dataset}", save_dir="out"'
         + (', plan="uniform")' if uniform else ")"),
         "```",
     ]
-    command = write_command(config, plan, base, dataset)
+    command = write_command(config, plan, base, dataset, hub_task)
     if command is not None:
         lines += ["", "```bash", command, "```"]
     versions = ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())

@@ -7,6 +7,7 @@ from typing import Any
 
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig, SavedState
+from optimum_mixq.tasks import Task
 
 
 # Options that `optimum-cli mixq quantize` has words for; a test compares them with those of its parser.
@@ -32,12 +33,16 @@ def changed_options(config: MixQConfig) -> dict[str, Any]:
     return found
 
 
-def write_command(config: MixQConfig, plan: BitPlan, base: str, dataset: str) -> str | None:
+def write_command(
+    config: MixQConfig, plan: BitPlan, base: str, dataset: str, hub_task: str = Task.hub_task
+) -> str | None:
     """Return the command that makes a packed model again, or None where the shell has no words for its options."""
     options = changed_options(config)
     if not set(options) <= OPTIONS_WITH_WORDS:
         return None
     words = ["optimum-cli", "mixq", "quantize", "--model", base, "--dataset", dataset, "--output", "out"]
+    if hub_task != Task.hub_task:
+        words += ["--task", hub_task]
     for name, value in options.items():
         words += _words_of(name, value)
     return shlex.join([*words, "--plan", "uniform"] if plan.provenance.get("kind") == "uniform" else words)

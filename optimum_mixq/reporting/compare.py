@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,17 +22,27 @@ class Tally:
     def __init__(self, task: Task) -> None:
         self.task, self.images = task, 0
         self._sums: dict[str, float | None] = {"accuracy": 0.0, "agreement": 0.0, "kl": 0.0}
+        # Kept where images are compared with each other: (images, outputs), and (images,).
+        self._logits: list[Tensor] = []
+        self._labels: list[Tensor | None] = []
 
     def add(self, logits: Tensor, labels: Tensor | None, reference: Tensor | None) -> None:
         """Add a batch's logits (B, outputs), and what they are judged by."""
-        found = score(logits, labels, reference, self.task)
+        found = score(logits, None if self.task.compares_images else labels, reference, self.task)
         self.images += found.images
         for name, total in self._sums.items():
             value = found[name]
             self._sums[name] = None if total is None or value is None else total + value * found.images
+        if self.task.compares_images:
+            self._logits.append(logits)
+            self._labels.append(labels)
 
     def evaluation(self) -> Evaluation:
         means = {name: None if total is None else total / self.images for name, total in self._sums.items()}
+        if self.task.compares_images:
+            labels = [part for part in self._labels if part is not None]
+            known = bool(labels) and len(labels) == len(self._labels)
+            means["accuracy"] = self.task.accuracy(torch.cat(self._logits), torch.cat(labels)) if known else None
         return Evaluation(self.images, **means)
 
 
@@ -70,4 +81,7 @@ def compare(
         for name, model in models.items()
     )
     left_out = batches.left_out if batches.served.complete else None
-    return Comparison(contenders, dataset, split, name_machine(), left_out, task.accuracy_name, task.divergence_name)
+    return Comparison(
+        contenders, dataset, split, name_machine(), left_out, task.accuracy_name, task.divergence_name,
+        task.divergence_metric,
+    )  # fmt: skip

@@ -24,7 +24,10 @@ def disagreements(report: Report) -> str:
         note = f"The two models give different answers on {report.disagreeing} of {images} images."
         if len(report.disagreements) < report.disagreeing:
             note += " These are the ones on which they are furthest apart."
-    figures = "".join(map(_draw_disagreement, report.disagreements))
+    # Numbers do not show how far apart they are: where there are no predictions, the distance is told.
+    found = report.comparison
+    distance = found.divergence_name if found.packed.evaluation.agreement is None else None
+    figures = "".join(_draw_disagreement(entry, distance) for entry in report.disagreements)
     return section("Where float and packed disagree", note, f'<div class="maps pairs">{figures}</div>')
 
 
@@ -73,12 +76,14 @@ def recipe(report: Report) -> str:
     return section("How to make it again", "", f"<pre><code>{escape(commands[0])}</code></pre>")
 
 
-def _draw_disagreement(found: Disagreement) -> str:
+def _draw_disagreement(found: Disagreement, distance: str | None) -> str:
     label = f"<p>labelled {escape(found.label)}</p>" if found.label is not None else ""
     answers = "".join(
         f"<dt>{name}</dt>" + "".join(f"<dd>{escape(part).replace(' %', '&nbsp;%')}</dd>" for part in answer)
         for name, answer in (("float", found.float_answer), ("packed", found.packed_answer))
     )
+    if distance is not None:
+        answers += f"<dt>{escape(distance)}</dt><dd>{found.divergence:.3g}</dd>"
     name = "Image" if found.label is None else f"Image labelled {found.label}"
     image = picture(draw_photo(found.pixels), name, found.pixels.shape[1] <= LARGEST_PNG)
     return f'<figure class="side">{image}<figcaption>{label}<dl class="answers">{answers}</dl></figcaption></figure>'

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
+from optimum_mixq.architectures.backbones import describe_embedding
 from optimum_mixq.architectures.rebuilding import require_rebuildable
 from optimum_mixq.artifacts import PLAN_FILE, BitPlan, Known
 from optimum_mixq.config import MixQConfig
@@ -16,6 +17,7 @@ from optimum_mixq.images.selection import FILE_NAME, ServedImages
 from optimum_mixq.reporting.card import model_card
 from optimum_mixq.reporting.comparison import Comparison
 from optimum_mixq.stages.training.loop import EpochResult
+from optimum_mixq.tasks import task_of
 from optimum_mixq.tasks.loading import load_model
 from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
 
@@ -50,6 +52,8 @@ class Quantized:
             name,
             Path(float_model.name_or_path).name or "MODEL",
             self.comparison,
+            task_of(self.model).hub_task,
+            describe_embedding(self.model),
         )
         card.save(folder / "README.md")
 

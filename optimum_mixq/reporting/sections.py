@@ -70,16 +70,19 @@ def bits(report: Report) -> str:
 def legend(report: Report) -> str:
     kinds = dict.fromkeys(unit.rpartition(".")[2] for unit in report.plan.bits)
     terms = [(kind, KINDS[kind]) for kind in kinds if kind in KINDS]
+    agreement = report.comparison.packed.evaluation.agreement
     terms += [
         ("5 / 4", "bits of weights / bits of activations"),
         ("uniform", "the same bits for every layer, calibrated on the same images"),
-        ("same as float", "share of predictions that are the float model's"),
+        *([] if agreement is None else [("same as float", "share of predictions that are the float model's")]),
         (report.comparison.divergence_name, "how far the outputs are from the float model's, a mean over images"),
         ("95 % interval", "what the images leave open (Wilson)"),
         ("MACs", "multiply-accumulates; times the bits of both operands they are bit operations"),
     ]
     if report.relevance is not None:
-        terms.append(("relevance", "share of the prediction that passes through a layer, by relevance propagation"))
+        terms.append(
+            ("relevance", "share of the model's answer that passes through a layer, by relevance propagation")
+        )
     if report.sensitivity is not None:
         terms.append(("sensitivity", "how much the output changes when one layer alone is at these bits"))
     return section("Legend", "", definitions(terms, "legend"))

@@ -97,35 +97,42 @@ def _describe_halves(halves: Mapping[str, Any], units: int) -> str:
     return text if excess is None else f"{text}, and the plan would be {100 * excess:.2g} % worse"
 
 
-def describe_evaluation(result: Evaluation) -> str:
+def describe_evaluation(result: Evaluation, accuracy_name: str = "top-1", divergence_name: str = "KL to float") -> str:
     """Return the accuracy with its interval, or without labels how near a model stays to the float one.
 
     >>> describe_evaluation(Evaluation(1000, 0.91, None, None))
     'top-1 91.00 % on 1000 images (95 % interval 89.07-92.62)'
     >>> describe_evaluation(Evaluation(50, None, 0.98, 0.0123))
     'same prediction as float on 98.00 % of 50 images, KL to float 0.0123'
+    >>> describe_evaluation(Evaluation(50, None, None, 0.0123), "", "cosine distance to float")
+    'cosine distance to float 0.0123 on 50 images'
     """
     if result.accuracy is not None and result.accuracy_interval is not None:
         low, high = result.accuracy_interval
         return (
-            f"top-1 {100 * result.accuracy:.2f} % on {result.images} images "
+            f"{accuracy_name} {100 * result.accuracy:.2f} % on {result.images} images "
             f"(95 % interval {100 * low:.2f}-{100 * high:.2f})"
         )
-    if result.agreement is None or result.kl is None:
+    if result.kl is None:
         return f"no labels on {result.images} images"
-    return (
-        f"same prediction as float on {100 * result.agreement:.2f} % of {result.images} images, "
-        f"KL to float {result.kl:.4f}"
-    )
+    distance = f"{divergence_name} {result.kl:.4f}"
+    if result.agreement is None:
+        return f"{distance} on {result.images} images"
+    return f"same prediction as float on {100 * result.agreement:.2f} % of {result.images} images, {distance}"
 
 
-def describe_training(history: Sequence[EpochResult], evaluated: bool) -> list[str]:
+def describe_training(
+    history: Sequence[EpochResult],
+    evaluated: bool,
+    accuracy_name: str = "top-1",
+    divergence_name: str = "KL to float",
+) -> list[str]:
     """Return a line for each epoch, and one on which weights were kept."""
     lines = []
     for epoch in history:
-        merit = "" if epoch.kl is None else f", KL to float {epoch.kl:.4f}"
+        merit = "" if epoch.kl is None else f", {divergence_name} {epoch.kl:.4f}"
         if epoch.accuracy is not None:
-            merit = f", top-1 {100 * epoch.accuracy:.2f} %"
+            merit = f", {accuracy_name} {100 * epoch.accuracy:.2f} %"
         kept = ", kept" if epoch.kept else ""
         lines.append(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}{merit}, {epoch.seconds:.0f} s{kept}")
     if evaluated and not any(epoch.kept for epoch in history):

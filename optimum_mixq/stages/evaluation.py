@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Measures a classifier on images: top-1, and how close it stays to a reference model."""
+"""Measures a model on images: accuracy, and how close it stays to a reference model."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.measuring import measuring, threads_for
 from optimum_mixq.images.batches import Batch
-from optimum_mixq.tasks.base import Task
+from optimum_mixq.tasks import Task, run_model, task_of
 from optimum_mixq.tasks.single_label import SingleLabel
 
 
@@ -50,7 +50,10 @@ class Evaluation:
 
 
 def measure_logits(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor | None]:
-    """Return logits (N, classes) in float32 on the CPU, and labels (N,) or None, with the model in eval mode."""
+    """Return logits (N, outputs) in float32 on the CPU, and labels (N,) or None, with the model in eval mode.
+
+    What is called logits are embeddings where the model has no classifier.
+    """
     logits, labels = measure_together({"model": model}, batches)
     return logits["model"], labels
 
@@ -84,7 +87,7 @@ def run_together(
             # Not around the yield: they would hold for the caller too.
             with threads_for(first), torch.inference_mode():
                 outputs = {
-                    name: model(pixel_values=batch.pixel_values.to(model.device, model.dtype)).logits.float().cpu()
+                    name: run_model(model, batch.pixel_values.to(model.device, model.dtype)).float().cpu()
                     for name, model in models.items()
                 }
             yield batch, outputs
@@ -93,6 +96,7 @@ def run_together(
 def measure_latency(models: Mapping[str, PreTrainedModel], pixel_values: Tensor, repeats: int = 5) -> dict[str, float]:
     """Return each model's milliseconds per image: medians over `repeats`, the models taking turns."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
+    task = task_of(next(iter(models.values())))
     with ExitStack() as stack, torch.inference_mode():
         for model in models.values():
             stack.enter_context(measuring(model))
@@ -100,7 +104,7 @@ def measure_latency(models: Mapping[str, PreTrainedModel], pixel_values: Tensor,
             for name, model in models.items():
                 pixels = pixel_values.to(model.device, model.dtype)
                 started = time.perf_counter()
-                model(pixel_values=pixels).logits.sum().item()  # waits for the device
+                task.logits(model, model(pixel_values=pixels)).sum().item()  # waits for the device
                 if repeat:  # the first warms up
                     seconds[name].append(time.perf_counter() - started)
     return {name: 1000 * statistics.median(times) / len(pixel_values) for name, times in seconds.items()}

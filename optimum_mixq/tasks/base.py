@@ -3,20 +3,35 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
+
+from optimum_mixq.utils.checks import require_one_of
 
 
 class Task(ABC):
-    """How the logits (B, outputs) of one kind of head are compared, explained, trained, scored and put in words."""
+    """How the logits (B, outputs) of one kind of head are compared, explained, trained, scored and put in words.
 
+    Where a model has no head, its embeddings take the place of logits.
+    """
+
+    hub_task = "image-classification"  # what the Hub and transformers' pipelines call it
+    auto_class: type[Any] = AutoModelForImageClassification  # what loads such models
     accuracy_name = "top-1"  # what people call `accuracy`
     divergence_name = "KL to float"  # what people call the mean `divergence` from the float model
+    divergence_metric: str | None = None  # its name in a card's index of results; None keeps it out of there
+    has_loss = True  # whether there is a loss against labels
+    compares_images = False  # whether `accuracy` compares images with each other, and so needs all of them at once
 
     @abstractmethod
     def handles(self, model: PreTrainedModel) -> bool:
         """Return whether this is the task of the model."""
+
+    def logits(self, model: PreTrainedModel, outputs: Mapping[str, Any]) -> Tensor:
+        """Return the logits (B, outputs) among what the model's forward returned."""
+        return outputs["logits"]
 
     @abstractmethod
     def divergence(self, logits: Tensor, reference: Tensor, temperature: float = 1.0) -> Tensor:
@@ -84,3 +99,15 @@ def task_of(model: PreTrainedModel) -> Task:
         f"Expected a model with problem_type 'single_label_classification', 'multi_label_classification' or "
         f"'regression', found {model.config.problem_type!r}. Set model.config.problem_type to one of them."
     )
+
+
+def run_model(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """Return the logits (B, outputs) of images (B, C, H, W), or their embeddings, whatever the model's task is."""
+    return task_of(model).logits(model, model(pixel_values=pixel_values))
+
+
+def auto_class_named(hub_task: str) -> type[Any]:
+    """Return the class of transformers that loads models of a task; an unknown name raises a ValueError."""
+    classes = {task.hub_task: task.auto_class for task in _tasks}
+    require_one_of("task", tuple(sorted(classes)), hub_task)
+    return classes[hub_task]

@@ -1,17 +1,67 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""What transformers and the Hub call models with such outputs, and how one is loaded."""
+"""How a model is loaded for its task: by the class of its checkpoint, or by what the task is said to be."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging
+
+from optimum_mixq.architectures.backbones import drop_absent, is_backbone, is_backbone_name
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.tasks.base import Task, auto_class_named, task_of
+from optimum_mixq.tasks.features import Features
 
 
-# All tasks that there are share transformers' heads of image classifiers; `problem_type` tells them apart.
-AUTO_CLASS = AutoModelForImageClassification
-HUB_TASK = "image-classification"
+logger = logging.get_logger(__name__)
 
 
-def load_model(name_or_folder: str | Path, **options: Any) -> PreTrainedModel:
-    """Return the model of a name on the Hub or of a folder; `options` are those of `from_pretrained`."""
-    return AUTO_CLASS.from_pretrained(name_or_folder, **options)
+def load_model(name_or_folder: str | Path, task: str | None = None, **options: Any) -> PreTrainedModel:
+    """Return the model of a name on the Hub or of a folder; `options` are those of `from_pretrained`.
+
+    Without a task, a checkpoint of a model without a classifier is loaded for its embeddings, and any other as a
+    classifier. "image-feature-extraction" loads what stands under a classifier's head. Of what a checkpoint lacks
+    transformers makes random numbers: a pooler of these is taken out of the model, a head is refused.
+    """
+    auto_class = auto_class_named(task or _task_of_checkpoint(name_or_folder, options))
+    model, told = auto_class.from_pretrained(name_or_folder, output_loading_info=True, **options)
+    dropped = drop_absent(model, set(model.state_dict()) - set(told["missing_keys"]))
+    if dropped:
+        logger.warning(f"{name_or_folder} has no {' and no '.join(dropped)}: that part was left out of the model.")
+    _require_head(model, told["missing_keys"], str(name_or_folder))
+    return model
+
+
+def take_part(model: PreTrainedModel, task: str | None) -> PreTrainedModel:
+    """Return what of a model in memory serves a task: itself, or for features what stands under its head."""
+    if task is None:
+        return model
+    auto_class = auto_class_named(task)
+    if task_of(model).hub_task == task:
+        return model
+    if is_backbone(model):
+        raise ValueError(
+            f"Expected an image classifier for task='{task}', found a {type(model).__name__}, which has no head. "
+            f"Leave task= out, or load a classifier with {auto_class.__name__}."
+        )
+    return model.base_model
+
+
+def _require_head(model: PreTrainedModel, missing: Collection[str], name: str) -> None:
+    """Raise a ValueError if the head of a classifier is not the checkpoint's."""
+    if not missing or is_backbone(model):
+        return
+    lacking = sorted(key for key in missing if key.rpartition(".")[0] in describe(model).heads)
+    if lacking:
+        raise ValueError(
+            f"Expected the checkpoint of an image classifier, found one without {lacking[0]} in {name}: the head "
+            f"would be random. Fine-tune it first, or load it for its embeddings with task='{Features.hub_task}'."
+        )
+
+
+def _task_of_checkpoint(name_or_folder: str | Path, options: dict[str, Any]) -> str:
+    """Return what the Hub calls the task that the class of a checkpoint stands for."""
+    where = {name: value for name, value in options.items() if name not in ("dtype", "device_map")}
+    classes = AutoConfig.from_pretrained(name_or_folder, **where).architectures or ()
+    return (Features if any(map(is_backbone_name, classes)) else Task).hub_task

@@ -12,6 +12,7 @@ from transformers import (
     SwinForImageClassification,
     ViTConfig,
     ViTForImageClassification,
+    ViTForMaskedImageModeling,
     ViTModel,
 )
 
@@ -127,11 +128,22 @@ def test_an_unknown_model_type_is_refused_with_the_supported_ones():
         describe(bert)
 
 
-def test_a_backbone_without_head_is_refused_with_the_class_to_load(vit):
-    with pytest.raises(
-        ValueError, match="found ViTModel. Only image classifiers are supported: load the checkpoint wi"
-    ):
-        describe(ViTModel(vit.config))
+def test_a_class_without_classifier_or_embeddings_is_refused_with_the_classes_to_load(vit):
+    message = (
+        r"Expected an image classifier \(ViTForImageClassification, or a subclass\) or a model without a classifier "
+        r"\(ViTModel, or a subclass\), found ViTForMaskedImageModeling\. Load the checkpoint with "
+        "AutoModelForImageClassification, or with AutoModel for its embeddings"
+    )
+    with pytest.raises(ValueError, match=message):
+        describe(ViTForMaskedImageModeling(vit.config))
+
+
+@pytest.mark.parametrize("pooling", [True, False])
+def test_a_backbone_has_the_blocks_of_its_classifier_and_its_pooler_for_a_head(vit, pooling):
+    found, whole = describe(ViTModel(vit.config, add_pooling_layer=pooling)), describe(vit)
+    assert found.units[0].modules[0] == whole.units[0].modules[0].removeprefix("vit.")
+    assert [unit.name for unit in found.units] == [unit.name for unit in whole.units]
+    assert found.heads == (("pooler.dense",) if pooling else ())
 
 
 class OwnClassifier(ViTForImageClassification):

@@ -26,6 +26,16 @@ def test_a_model_that_took_an_image_size_does_what_transformers_does_for_one_for
     assert describe(resized) == describe(model)
 
 
+def test_a_model_without_a_classifier_takes_an_image_size_too():
+    model = make_model("vit").base_model
+    resized = copy.deepcopy(model)
+    take_image_size(resized, (24, 20))
+    pixels = torch.randn(2, 3, 24, 20, generator=torch.Generator().manual_seed(0)).to(model.device)
+    with torch.no_grad():
+        expected = model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+        torch.testing.assert_close(resized(pixel_values=pixels).last_hidden_state, expected)
+
+
 def test_a_swin_knows_its_new_padding():
     model = make_model("swin")
     take_image_size(model, (36, 36))

@@ -221,3 +221,20 @@ def test_published_sizes_are_exported(size, target, tmp_path, monkeypatch):
     packed = random_packed(SIZES[size]().eval(), 4)
     result = export_model(packed, BitPlan(packed.config.quantization_config.plan), None, target, tmp_path / "out")
     assert result.check.integer_products == result.check.products
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_a_model_without_a_classifier_is_exported_with_the_outputs_of_its_class(target, tmp_path):
+    model = build_random(ALL_BUILDERS["shallow_vit"]).cpu().base_model
+    quantizer = MixQQuantizer.from_pretrained(model)
+    images = list(random_pixels(model, 8).cpu())
+    quantizer.quantize(MixQConfig(bits=4, calibration_samples=8), images, plan="uniform")
+    result = quantizer.export(target, tmp_path / "out", dataset=images)
+    assert result.check.agreement is None and 0 <= result.check.divergence < 0.1  # of embeddings
+    pixels = random_pixels(model, 3, seed=9).cpu()
+    outputs = target_of(target).load(result.folder).run(pixels.numpy())
+    with torch.no_grad():
+        expected = quantizer.quantized(pixel_values=pixels).last_hidden_state
+    assert set(outputs) == {"last_hidden_state"}
+    distance = (torch.from_numpy(outputs["last_hidden_state"]) - expected).square().mean().sqrt()
+    assert distance < 0.3 * expected.std()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import ViTConfig
 
-from optimum_mixq.images.labels import label_reader, stack_labels
+from optimum_mixq.images.labels import label_reader, own_label_reader, stack_labels
 
 
 def config(*names, **options):
@@ -160,3 +160,20 @@ def test_a_batch_of_labels_is_one_tensor_or_none():
     assert stack_labels([1.0, 0.5]).dtype == torch.float32
     assert stack_labels([torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0])]).shape == (2, 2)
     assert stack_labels([1, None]) is None
+
+
+def test_without_classes_of_the_model_labels_are_the_sources_own():
+    assert [own_label_reader(named("a", "b")).read(value) for value in (1, 0, -1, None)] == [1, 0, None, None]
+    reader = own_label_reader()
+    assert [reader.read(value) for value in (1000, np.int64(7), -1, None)] == [1000, 7, None, None]
+    assert [reader.read(name) for name in ("dog", "cat", "dog")] == [0, 1, 0]
+    assert reader.mismatch is None
+
+
+def test_without_classes_of_the_model_there_is_nothing_to_rename():
+    with pytest.raises(
+        ValueError, match="Expected no label_names for a model without a classifier, found some: it has"
+    ):
+        own_label_reader(named("a"), {"a": 0})
+    with pytest.raises(ValueError, match="label -2, but classes are numbered from 0"):
+        own_label_reader().read(-2)

@@ -123,6 +123,10 @@ def _read_number(text: str) -> float | None:
 def _add_model(parser: ArgumentParser, what: str) -> None:
     parser.add_argument("--model", required=True, help=what)
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub (default: main)")
+    parser.add_argument(
+        "--task", choices=["image-classification", "image-feature-extraction"],
+        help="what the model is for; features take a classifier without its head (default: what its class says)",
+    )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
 
@@ -268,7 +272,7 @@ class MixQTrainCommand(_MixQSubcommand):
 
 
 class MixQEvaluateCommand(_MixQSubcommand):
-    COMMAND = CommandInfo("evaluate", "Measure top-1 of a model on images.")
+    COMMAND = CommandInfo("evaluate", "Measure the accuracy of a model on images.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

@@ -9,5 +9,6 @@ from optimum_mixq.architectures.registry import register_family
 class DeiT(ViT):
     model_type = "deit"
     classifiers = ("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher")
+    backbones = ("DeiTModel",)
     block_class = "DeiTLayer"
-    heads = ("classifier", "cls_classifier", "distillation_classifier")
+    heads = ("classifier", "cls_classifier", "distillation_classifier", "pooler")

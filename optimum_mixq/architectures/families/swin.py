@@ -2,9 +2,11 @@
 """Swin: attention in windows, in stages between which patches are merged."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import torch.nn.functional as F
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import Architecture, Block, Family, NormReaders, Unit
@@ -16,9 +18,18 @@ from optimum_mixq.architectures.registry import register_family
 class Swin(Family):
     model_type = "swin"
     classifiers = ("SwinForImageClassification",)
+    backbones = ("SwinModel",)
+    embedding_words = "`outputs.pooler_output`, the mean over tokens after the last LayerNorm"
 
     def describe(self, model: PreTrainedModel) -> Architecture:
         return assemble(model, self.model_type, ("classifier",), list(_blocks(model)))
+
+    def embedding(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean over tokens after the last LayerNorm: what the pooler puts out, where there is one."""
+        pooled = outputs.get("pooler_output")
+        if pooled is not None:
+            return pooled
+        return F.adaptive_avg_pool1d(outputs["last_hidden_state"].transpose(1, 2), 1).flatten(1)
 
     def takes_any_size(self, model: PreTrainedModel) -> bool:
         return not getattr(model.config, "use_absolute_embeddings", False)

@@ -1,11 +1,11 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """ViT, and the block that transformers 5.9 to 5.23 write alike for ViT, DeiT and Swin."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import (
@@ -30,18 +30,29 @@ STEM = "patch_embeddings.projection"
 class ViT(Family):
     model_type = "vit"
     classifiers: tuple[str, ...] = ("ViTForImageClassification",)
+    backbones: tuple[str, ...] = ("ViTModel",)
+    embedding_words = "`outputs.last_hidden_state[:, 0]`, the class token after the last LayerNorm"
+    optional = ("pooler",)
     block_class = "ViTLayer"
-    heads: tuple[str, ...] = ("classifier",)
+    heads: tuple[str, ...] = ("classifier", "pooler")
 
     def describe(self, model: PreTrainedModel) -> Architecture:
         modules = [name for name, module in model.named_modules() if type(module).__name__ == self.block_class]
         blocks = [transformer_block(model, name, f"blocks.{number}") for number, name in enumerate(modules)]
         return assemble(model, self.model_type, self.heads, blocks)
 
+    def embedding(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the class token after the last LayerNorm.
+
+        The pooler behind it is random in most models: checkpoints of DINO and of classifiers have none, but the class
+        builds one, and saves it.
+        """
+        return outputs["last_hidden_state"][:, 0]
+
     @torch.no_grad()
     def take_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
         """Interpolate the position embeddings, as transformers does for one forward (`interpolate_pos_encoding`)."""
-        embeddings: Any = model.get_submodule(find_module(model, ".embeddings"))
+        embeddings: Any = model.get_submodule(find_module(model, STEM).removesuffix(f".{STEM}"))
         patches, trained = embeddings.patch_embeddings, self.image_size(model)
         height, width = _pair(patches.patch_size)
         if trained[0] // height != trained[1] // width or size[0] < height or size[1] < width:

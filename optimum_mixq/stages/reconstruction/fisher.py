@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures.describe import Block, describe
 from optimum_mixq.architectures.measuring import measuring
 from optimum_mixq.stages.reconstruction.losses import Loss, register_loss
-from optimum_mixq.tasks import task_of
+from optimum_mixq.tasks import run_model, task_of
 
 
 @register_loss
@@ -60,7 +60,7 @@ def _measure_squares(
     pixels = pixels.to(model.device, model.dtype)
     try:
         with measuring(model), torch.enable_grad():
-            logits = model(pixel_values=pixels.requires_grad_()).logits
+            logits = run_model(model, pixels.requires_grad_())
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""How much of the classification passes through each unit, and which pixels it came from."""
+"""How much of the answer passes through each unit, and which pixels it came from."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from optimum_mixq.images.batches import Batch
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.stages.relevance.propagation import relevance_rules
 from optimum_mixq.stages.relevance.scores import Score, require_score
-from optimum_mixq.tasks import task_of
+from optimum_mixq.tasks import run_model, task_of
 from optimum_mixq.utils.progress import progress_bar
 
 
@@ -38,7 +38,8 @@ def measure_relevance(
 ) -> LayerRelevance:
     """Return each unit's share of the relevance, averaged over the images of `batches`; the model is left as it is.
 
-    Relevance starts at the label where there is one, else at the prediction (`Task.explained`). A unit's score is, per
+    Relevance starts at the label where there is one, else at the prediction, and at the embedding of a model without a
+    classifier (`Task.explained`). A unit's score is, per
     image, the sum over its input of |R| ("absolute"), of R ("signed", then its absolute value), the mean of |R|
     ("mean"), the sum of the positive part of gradient * R ("gradient"; Chefer et al. 2021, section 3.2), or what a
     registered score returns, divided by the sum over all units. `images` lets the progress bar show the time left.
@@ -86,7 +87,7 @@ def measure_shares(
 
     sums: dict[str, Tensor] = {}
     with relevance_rules(model, watch, stabiliser), _block_inputs(model, architecture, sums) as start_tensor:
-        logits = model(pixel_values=pixels).logits
+        logits = run_model(model, pixels)
     start = _start(model, logits, batch.labels)
     torch.autograd.grad(logits, start_tensor, start)
     table = torch.stack([scores[unit.name] for unit in architecture.units]).abs()
@@ -97,12 +98,13 @@ def measure_shares(
 def explain(model: PreTrainedModel, pixel_values: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return heat maps (B, H, W): the relevance of each pixel of images (B, C, H, W) for their classes.
 
-    A map sums to one. Without labels (B,) the predicted class is explained.
+    A map sums to one. Without labels (B,) the predicted class is explained, and of a model without a classifier the
+    length of the embedding.
     """
     _require_supported(model)
     pixels = pixel_values.detach().to(model.device, model.dtype).clone().requires_grad_()
     with relevance_rules(model):
-        logits = model(pixel_values=pixels).logits
+        logits = run_model(model, pixels)
     (relevance,) = torch.autograd.grad(logits, pixels, _start(model, logits, labels))
     return relevance.sum(1)
 
@@ -117,7 +119,7 @@ def _plain_gradients(
         watched[unit] = tensors
 
     with watched_units(model, watch), _block_inputs(model, architecture, {}):
-        logits = model(pixel_values=pixels).logits
+        logits = run_model(model, pixels)
     flat = [tensor for tensors in watched.values() for tensor in tensors]
     found = iter(torch.autograd.grad(logits, flat, _start(model, logits, labels)))
     return {unit: [next(found) for _ in tensors] for unit, tensors in watched.items()}

@@ -34,9 +34,14 @@ class FirstOrder(TracedMethod):
     probes = 1
 
     def measure(self, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> SensitivityTable:
-        task, outputs = task_of(inputs.model), inputs.model.config.num_labels
+        task = task_of(inputs.model)
+        if not task.has_loss:
+            raise ValueError(
+                "Expected a model with a classifier for sensitivity='first-order', found one without: its embeddings "
+                "have no loss. Choose sensitivity='gradient'."
+            )
         labelled = all(batch.labels is not None for batch in inputs.batches)
-        if not labelled and task.predicted(torch.zeros(1, outputs)) is None:
+        if not labelled and task.predicted(torch.zeros(1, 1)) is None:
             raise ValueError(
                 "Expected labels for sensitivity='first-order', found images without: the model predicts numbers, and "
                 "its loss against its own prediction is zero. Give images with labels, or choose "

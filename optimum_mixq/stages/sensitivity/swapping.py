@@ -24,7 +24,7 @@ from optimum_mixq.stages.sensitivity.registry import (
     metric_of,
     register_method,
 )
-from optimum_mixq.tasks import task_of
+from optimum_mixq.tasks import run_model, task_of
 from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.progress import progress_bar
 
@@ -42,6 +42,11 @@ class Measured(Method):
     @torch.no_grad()
     def measure(self, inputs: SensitivityInputs, fingerprint: dict[str, str]) -> SensitivityTable:
         metric = metric_of(inputs.metric)
+        if metric.needs_labels and not task_of(inputs.model).has_loss:
+            raise ValueError(
+                f"The metric '{inputs.metric}' needs a classifier, and this model has none: use metric='shift', the "
+                "distance of embeddings."
+            )
         if metric.needs_labels and any(batch.labels is None for batch in inputs.batches):
             raise ValueError(
                 f"The metric '{inputs.metric}' needs labels, and these images have none: use metric='shift'."
@@ -85,8 +90,8 @@ class _Measurement:
     def _measure_batch(self, number: int, batch: Batch) -> None:
         """Add one batch's damage of every variant to the sums; what is done already is passed over."""
         pixels = batch.pixel_values.to(self.inputs.model.device, self.inputs.model.dtype)
-        own = self.baseline(pixel_values=pixels).logits
-        reference = own if self.metric.from_baseline else self.inputs.model(pixel_values=pixels).logits
+        own = run_model(self.baseline, pixels)
+        reference = own if self.metric.from_baseline else run_model(self.inputs.model, pixels)
         require_finite(reference, "the model's logits")
         calls = record_calls(self.baseline, self.architecture, pixels[:1])
         labels = None if batch.labels is None else batch.labels.to(reference.device)
@@ -134,8 +139,9 @@ class _BatchStep:
         for block in blocks:
             hidden = run_block(model, block, hidden, self.calls.blocks[block.name])
         measurement.bar.update(len(blocks))
-        logits = finish(model, measurement.architecture, self.calls, self.image, hidden).logits
+        outputs = finish(model, measurement.architecture, self.calls, self.image, hidden)
         compared = self.compared
+        logits = compared.task.logits(model, outputs)
         return measurement.metric.damages(
             Compared(compared.task, logits, compared.reference, compared.labels, compared.temperature)
         )

@@ -22,7 +22,7 @@ from optimum_mixq.stages.sensitivity.moments import Sums, make_table, sum_images
 from optimum_mixq.stages.sensitivity.progress import Progress
 from optimum_mixq.stages.sensitivity.registry import FIRST_CHECK, Method, SensitivityInputs
 from optimum_mixq.stages.sensitivity.traces import UnitTrace, trace_units
-from optimum_mixq.tasks import Task, task_of
+from optimum_mixq.tasks import Task, run_model, task_of
 from optimum_mixq.utils.bits import Bits
 from optimum_mixq.utils.progress import progress_bar
 
@@ -132,7 +132,7 @@ class _Measurement:
         image = self.inputs.batches[0].pixel_values[:1].to(model.device, model.dtype)
         with measuring(model), torch.no_grad():
             numbers = record_hidden(model, self.architecture, image).numel()
-            return model(pixel_values=image).logits.shape[-1], max(1, TRACED_NUMBERS // numbers)
+            return run_model(model, image).shape[-1], max(1, TRACED_NUMBERS // numbers)
 
     def _measure_group(self, group: Batch, signs: Tensor, first: int) -> Sums:
         """Return the damages, summed over the images from position `first` on."""

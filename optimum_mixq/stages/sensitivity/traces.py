@@ -23,6 +23,7 @@ from optimum_mixq.architectures.replay import (
 )
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.quant.grids import require_finite
+from optimum_mixq.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def trace_units(
                 hidden.append(run_block(model, block, hidden[-1], calls.blocks[block.name]))
                 watched.clear()
         last = hidden.pop().requires_grad_()
-        logits = finish(model, architecture, calls, pixels[:1], last).logits
+        logits = task_of(model).logits(model, finish(model, architecture, calls, pixels[:1], last))
         require_finite(logits, "the model's logits")
         gradients = _backward([logits], [last], [[probe] for probe in start(logits.detach())])[0]
         for block in reversed(architecture.blocks):

@@ -20,8 +20,8 @@ from optimum_mixq.images.batches import Batch, Images
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.data import build_loader
 from optimum_mixq.stages.training.groups import parameter_groups, suit_rates
-from optimum_mixq.stages.training.objective import Objective, logits_of
-from optimum_mixq.tasks import task_of
+from optimum_mixq.stages.training.objective import Objective, require_lesson
+from optimum_mixq.tasks import run_model, task_of
 from optimum_mixq.utils.files import write_json
 from optimum_mixq.utils.progress import progress_bar
 
@@ -79,6 +79,7 @@ class _Training:
         self.work = None if work is None else Path(work)
         self.accelerator = _accelerator(config, trackers, self.work)
         self.task = task_of(teacher)
+        require_lesson(self.task, config)
         loader = build_loader(images, config, self.task)
         self.steps_per_epoch = len(loader) // config.gradient_accumulation_steps
         self.total_steps = min(config.max_steps or math.inf, config.epochs * self.steps_per_epoch)
@@ -174,10 +175,12 @@ class _Training:
         sums = torch.zeros(4, dtype=torch.float64)  # images, labelled images, correct ones, KL
         for batch in self.evaluation[rank::processes]:
             pixels = batch.pixel_values.to(self.accelerator.device)
-            logits, reference = logits_of(model, pixels), logits_of(self.teacher, pixels)
+            logits, reference = run_model(model, pixels), run_model(self.teacher, pixels)
             sums[0] += len(batch)
             sums[3] += float(self.task.divergence(logits.double(), reference.double()).sum())
-            accuracy = None if batch.labels is None else self.task.accuracy(logits.cpu(), batch.labels)
+            accuracy = None
+            if batch.labels is not None and not self.task.compares_images:
+                accuracy = self.task.accuracy(logits.cpu(), batch.labels)
             if accuracy is not None:
                 sums[1] += len(batch)
                 sums[2] += accuracy * len(batch)

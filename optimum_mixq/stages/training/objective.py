@@ -2,7 +2,7 @@
 """What training minimizes: the distance to the float model, the loss against labels, and the pull to the grid."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from optimum_mixq.quant.learned import LearnedLinear
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.data import mix_seeds
 from optimum_mixq.stages.training.losses import compare_features, mix_images
-from optimum_mixq.tasks import task_of
+from optimum_mixq.tasks import Task, task_of
 
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ class Objective:
             if self.config.features:
                 stack.enter_context(_block_outputs(self.plain, student))
                 stack.enter_context(_block_outputs(self.teacher, teacher))
-            logits = logits_of(self.model, pixels)
+            logits = self.task.logits(self.plain, self.model(pixel_values=pixels))
             if self.config.distillation or self.config.features:
                 with torch.no_grad(), self.accelerator.autocast():
-                    taught = logits_of(self.teacher, pixels)
+                    taught = self.task.logits(self.teacher, self.teacher(pixel_values=pixels))
         return logits, student, taught, teacher
 
     def _dampening(self, step: int) -> Tensor:
@@ -83,9 +83,13 @@ class Objective:
         return strength * torch.stack([layer.dampening() for layer in layers]).sum() / weights
 
 
-def logits_of(model: nn.Module, pixels: Tensor) -> Tensor:
-    outputs: Mapping[str, Tensor] = model(pixel_values=pixels)
-    return outputs["logits"]
+def require_lesson(task: Task, config: MixQTrainingConfig) -> None:
+    """Raise a ValueError if labels are to be learned from, and a model of this task has no loss against them."""
+    if config.distillation < 1 and not task.has_loss:
+        raise ValueError(
+            f"Expected distillation=1 for a model without a classifier, found {config.distillation:g}: its embeddings "
+            "have no labels to learn from, and are learned from the float model alone."
+        )
 
 
 @contextmanager

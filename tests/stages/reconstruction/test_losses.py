@@ -112,3 +112,10 @@ def test_a_task_gives_the_probes_of_its_own_divergence():
     assert type(task_of(model)).__name__ == "Regression"
     loss = FisherLoss(model, [random_pixels(model, 2)], torch.Generator().manual_seed(0))
     assert all(weights.isfinite().all() for weights in loss.tokens.values())
+
+
+def test_the_last_block_of_a_model_without_a_classifier_matters_by_its_class_token():
+    model = make_model("vit").base_model
+    loss = FisherLoss(model, [random_pixels(model, 2)], torch.Generator().manual_seed(0))
+    tokens = loss.tokens[describe(model).blocks[-1].name]
+    assert (tokens[:, 0] > 0).all() and (tokens[:, 1:] == 0).all()

@@ -27,7 +27,7 @@ from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
 from optimum_mixq.stages.sensitivity.traced import draw_signs
 from optimum_mixq.stages.sensitivity.traces import trace_units
-from optimum_mixq.tasks import task_of
+from optimum_mixq.tasks import run_model, task_of
 from optimum_mixq.utils import progress
 from optimum_mixq.utils.bits import Bits
 
@@ -79,7 +79,7 @@ def check_against_divergence(model, signs, temperature):
     """Compare the damage of every unit with the divergence of the whole model, changed by as little."""
     model, architecture = model.double(), describe(model)
     pixels, task = random_pixels(model, signs.shape[1]).double(), task_of(model)
-    reference = model(pixel_values=pixels).logits
+    reference = run_model(model, pixels)
     found = {}
     signs = signs.to(pixels.device)
     for traces in trace_units(
@@ -96,7 +96,7 @@ def check_against_divergence(model, signs, temperature):
         for sign in (1, -1):  # what is of third order cancels
             context = changed_layers(model, unit, change, sign) if unit.modules else changed_product(model, unit, sign)
             with context, torch.no_grad():
-                logits = model(pixel_values=pixels).logits
+                logits = run_model(model, pixels)
             expected = expected + task.divergence(logits, reference, temperature).cpu() / 2
         torch.testing.assert_close(found[unit.name], expected, rtol=5e-3, atol=5e-3 * float(expected.max()))
 
@@ -122,6 +122,11 @@ def test_heads_of_one_logit_many_labels_and_numbers_have_their_own_divergence(pr
     signs = draw_signs(2, outputs, 4, seed=0).double()
     assert len(signs) == outputs  # no more outputs than probes: exact without random signs
     check_against_divergence(build(problem_type, outputs), signs, 2.0)
+
+
+def test_embeddings_have_the_cosine_distance():
+    model = make_model("vit").base_model
+    check_against_divergence(model, draw_signs(2, 24, 24, seed=0).double(), 4.0)  # one output after the other: exact
 
 
 def test_random_signs_are_those_of_an_image_however_many_come_after_it():

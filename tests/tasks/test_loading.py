@@ -1,0 +1,126 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""The task of a model that is loaded: what its checkpoint's class says, or what is asked for."""
+
+import pytest
+import torch
+from conftest import build_random, make_model, random_pixels
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTModel,
+)
+
+from optimum_mixq import MixQConfig, MixQQuantizer
+from optimum_mixq.tasks import run_model, task_of
+from optimum_mixq.tasks.features import Features
+from optimum_mixq.tasks.loading import load_model
+from optimum_mixq.tasks.single_label import SingleLabel
+
+
+FEATURES, CLASSES = "image-feature-extraction", "image-classification"
+QUICK = MixQConfig(calibration_samples=4)
+
+
+@pytest.fixture
+def saved(vit, tmp_path):
+    """A checkpoint of a classifier, and one of a model without."""
+    vit.save_pretrained(tmp_path / "classifier")
+    ViTModel(vit.config).save_pretrained(tmp_path / "backbone")
+    return tmp_path
+
+
+def test_the_class_of_a_checkpoint_tells_the_task(saved):
+    classifier, backbone = load_model(saved / "classifier"), load_model(saved / "backbone")
+    assert (type(classifier), type(backbone)) == (ViTForImageClassification, ViTModel)
+    assert (type(task_of(classifier)), type(task_of(backbone))) == (SingleLabel, Features)
+
+
+def test_a_classifier_is_loaded_without_its_head_when_features_are_asked_for(saved, vit):
+    quantizer = MixQQuantizer.from_pretrained(saved / "classifier", task=FEATURES, device=vit.device)
+    pixels = random_pixels(vit)
+    assert type(quantizer.model) is ViTModel
+    torch.testing.assert_close(run_model(quantizer.model, pixels), run_model(vit.base_model, pixels))
+    assert type(MixQQuantizer.from_pretrained(saved / "classifier", task=CLASSES).model) is ViTForImageClassification
+
+
+def test_a_pooler_that_a_checkpoint_lacks_is_taken_out_and_its_own_is_kept(saved, caplog):
+    assert load_model(saved / "classifier", FEATURES).pooler is None
+    assert "classifier has no pooler: that part was left out of the model." in caplog.text
+    caplog.clear()
+    assert load_model(saved / "backbone").pooler is not None
+    assert "has no pooler" not in caplog.text
+
+
+def test_a_packed_backbone_of_a_classifier_is_reopened_with_its_float_model(saved, vit):
+    quantizer = MixQQuantizer.from_pretrained(saved / "classifier", task=FEATURES)
+    quantizer.quantize(QUICK, random_pixels(vit, 8), saved / "packed", plan="uniform")
+    reopened = MixQQuantizer.reopen(saved / "packed", saved / "classifier")
+    assert type(reopened.model) is ViTModel and reopened.model.pooler is None
+    assert reopened.evaluate(random_pixels(vit, 6, seed=5))["quantized"].kl > 0
+
+
+def test_a_classifier_in_memory_gives_what_stands_under_its_head(vit):
+    assert MixQQuantizer.from_pretrained(vit, task=FEATURES).model is vit.base_model
+    assert MixQQuantizer.from_pretrained(vit, task=CLASSES).model is vit
+    backbone = vit.base_model
+    assert MixQQuantizer.from_pretrained(backbone, task=FEATURES).model is backbone
+
+
+def test_a_backbone_has_no_head_to_classify_with(vit):
+    message = (
+        "Expected an image classifier for task='image-classification', found a ViTModel, which has no head. Leave "
+        "task= out, or load a classifier with AutoModelForImageClassification"
+    )
+    with pytest.raises(ValueError, match=message):
+        MixQQuantizer.from_pretrained(vit.base_model, task=CLASSES)
+
+
+def test_a_checkpoint_without_a_head_is_no_classifier(saved, vit):
+    ViTForMaskedImageModeling(vit.config).save_pretrained(saved / "other")
+    for name, options in {"other": {}, "backbone": {"task": CLASSES}}.items():
+        message = (
+            f"Expected the checkpoint of an image classifier, found one without classifier.bias in .*{name}: the head "
+            "would be random. Fine-tune it first, or load it for its embeddings with task='image-feature-ext"
+        )
+        with pytest.raises(ValueError, match=message):
+            MixQQuantizer.from_pretrained(saved / name, **options)
+    assert type(MixQQuantizer.from_pretrained(saved / "other", task=FEATURES).model) is ViTModel
+
+
+def test_an_unknown_task_is_refused_with_those_that_are_known(saved, vit):
+    for model in (saved / "backbone", vit):
+        message = "Expected task to be 'image-classification' or 'image-feature-extraction', found 'features'"
+        with pytest.raises(ValueError, match=message):
+            MixQQuantizer.from_pretrained(model, task="features")
+
+
+def test_a_packed_checkpoint_is_refused_by_the_class_of_the_other_task(tmp_path):
+    for name, model in {"classifier": make_model("vit"), "backbone": build_random(lambda: ViTModel(small()))}.items():
+        MixQQuantizer.from_pretrained(model).quantize(QUICK, random_pixels(model, 8), tmp_path / name, plan="uniform")
+    with pytest.raises(
+        ValueError, match="is that of a ViTForImageClassification, and ViTModel was to take it: load i"
+    ):
+        AutoModel.from_pretrained(tmp_path / "classifier")
+    message = "is that of a ViTModel, and ViTForImageClassification was to take it: load it with AutoModel. For anoth"
+    with pytest.raises(ValueError, match=message):
+        AutoModelForImageClassification.from_pretrained(tmp_path / "backbone")
+
+
+class OwnBackbone(ViTModel):
+    """A subclass that changes nothing of the structure."""
+
+
+def test_a_subclass_of_a_backbone_is_as_good_as_the_backbone(tmp_path):
+    model = build_random(lambda: OwnBackbone(small()))
+    packed = MixQQuantizer.from_pretrained(model).quantize(
+        QUICK, random_pixels(model, 8), tmp_path / "out", plan="uniform"
+    )
+    loaded = OwnBackbone.from_pretrained(tmp_path / "out").to(model.device)
+    assert torch.equal(run_model(loaded, random_pixels(model)), run_model(packed, random_pixels(model)))
+
+
+def small():
+    return ViTConfig(**make_model("vit").config.to_diff_dict())
