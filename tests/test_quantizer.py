@@ -9,7 +9,7 @@ import torch
 from conftest import PLAIN, make_model, random_pixels
 from PIL import Image
 from torch import nn
-from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, MixQTrainingConfig, pipeline
 from optimum_mixq.stages.allocation.costs import measure_costs
@@ -399,12 +399,14 @@ def test_what_is_asked_of_from_pretrained_reaches_transformers(monkeypatch):
         raise OSError("no network here")
 
     monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", lambda *a, **o: record("model", *a, **o))
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *a, **o: asked.update(config=(*a, o)) or ViTConfig())
     options = {
         "revision": "v2", "token": "hf_x", "cache_dir": "/tmp/c", "local_files_only": True, "trust_remote_code": True,
     }  # fmt: skip
     with pytest.raises(OSError, match="no network here"):
         MixQQuantizer.from_pretrained("me/vit", dtype=torch.float64, device_map="cpu", **options)
-    assert asked["model"] == ("me/vit", {**options, "dtype": torch.float64, "device_map": "cpu"})
+    made = {"dtype": torch.float64, "device_map": "cpu", "output_loading_info": True}
+    assert asked == {"config": ("me/vit", options), "model": ("me/vit", {**options, **made})}
 
 
 def test_a_quantized_model_is_not_quantized_again(vit):
