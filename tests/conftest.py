@@ -12,12 +12,20 @@ from transformers import (
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    IJepaConfig,
+    IJepaForImageClassification,
     PreTrainedModel,
     SwinConfig,
     SwinForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
+    ViTMSNConfig,
+    ViTMSNForImageClassification,
 )
 
 from optimum_mixq.demo import demo_images_path
@@ -39,6 +47,9 @@ PLAIN = {
     "intermediate_size": 48,
     "num_labels": 5,
 }
+SHALLOW = PLAIN | {"num_hidden_layers": 2}
+# DINOv2 says how many times as wide as its blocks an MLP is.
+SCALED = {name: value for name, value in SHALLOW.items() if name != "intermediate_size"} | {"mlp_ratio": 2}
 # Four stages, as every published Swin has: maps of 16, 8, 4 and 2, and blocks that shift their windows in between.
 WINDOWED = {
     "image_size": 32,
@@ -72,12 +83,38 @@ def build_padded_swin() -> PreTrainedModel:
     return SwinForImageClassification(SwinConfig(**WINDOWED | {"image_size": 18}))
 
 
+def build_vit_msn() -> PreTrainedModel:
+    return ViTMSNForImageClassification(ViTMSNConfig(**SHALLOW))
+
+
+def build_ijepa() -> PreTrainedModel:
+    return IJepaForImageClassification(IJepaConfig(**SHALLOW))
+
+
+def build_dinov2() -> PreTrainedModel:
+    return Dinov2ForImageClassification(Dinov2Config(**SCALED))
+
+
+def build_gated_dinov2() -> PreTrainedModel:
+    """As the largest DINOv2 is."""
+    return Dinov2ForImageClassification(Dinov2Config(**SCALED, use_swiglu_ffn=True))
+
+
+def build_dinov2_with_registers() -> PreTrainedModel:
+    return Dinov2WithRegistersForImageClassification(Dinov2WithRegistersConfig(**SCALED))
+
+
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "vit": build_vit,
     "deit": build_deit,
     "deit_with_teacher": build_deit_with_teacher,
     "swin": build_swin,
     "padded_swin": build_padded_swin,
+    "vit_msn": build_vit_msn,
+    "ijepa": build_ijepa,
+    "dinov2": build_dinov2,
+    "gated_dinov2": build_gated_dinov2,
+    "dinov2_with_registers": build_dinov2_with_registers,
 }
 
 

@@ -13,7 +13,7 @@ def logits(model, pixels, **options):
     return model(pixel_values=pixels, **options).logits
 
 
-@pytest.mark.parametrize("name", ["vit", "deit", "deit_with_teacher"])
+@pytest.mark.parametrize("name", ["vit", "deit", "deit_with_teacher", "vit_msn", "ijepa"])
 @pytest.mark.parametrize("size", [(24, 24), (16, 16), (12, 20), (23, 9)])
 def test_a_model_that_took_an_image_size_does_what_transformers_does_for_one_forward(name, size):
     model = make_model(name)
@@ -24,6 +24,16 @@ def test_a_model_that_took_an_image_size_does_what_transformers_does_for_one_for
     torch.testing.assert_close(logits(resized, pixels), expected)
     assert configured_image_size(resized) == size and configured_image_size(model) == (16, 16)
     assert describe(resized) == describe(model)
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov2_with_registers"])
+@pytest.mark.parametrize("size", [(24, 24), (12, 20)])
+def test_a_model_that_takes_any_size_needs_no_change(name, size):
+    model = make_model(name)
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    expected = logits(model, pixels)
+    take_image_size(model, size)
+    assert torch.equal(logits(model, pixels), expected) and configured_image_size(model) == size
 
 
 def test_a_swin_knows_its_new_padding():

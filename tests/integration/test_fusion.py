@@ -47,7 +47,9 @@ def test_a_fused_model_computes_what_its_parts_do(name):
     apart = pack(calibrate(model, plan, pixels, config))
     fused = copy.deepcopy(apart)
     fuse_activations(fused)
-    assert all(isinstance(module, nn.Identity) for module in activations(fused))
+    exact = [isinstance(module, GELUActivation) for module in activations(apart)]
+    assert [isinstance(module, nn.Identity) for module in activations(fused)] == exact
+    assert all(exact) or name == "gated_dinov2"
     other = random_pixels(model, 5, seed=7)
     assert torch.allclose(logits(fused, other), logits(apart, other), atol=2e-3)
 

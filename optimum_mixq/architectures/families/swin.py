@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import Architecture, Block, Family, NormReaders, Unit
-from optimum_mixq.architectures.families.vit import assemble, transformer_block
+from optimum_mixq.architectures.families.encoder import Names, assemble, transformer_block
 from optimum_mixq.architectures.registry import register_family
 
 
@@ -40,7 +40,7 @@ def _blocks(model: PreTrainedModel) -> Iterator[Block]:
     for name, module in model.named_modules():
         if type(module).__name__ == "SwinLayer":
             stage = int(_numbers(name)[0])
-            yield transformer_block(model, name, _name(name), not _pads_windows(model, stage))
+            yield transformer_block(model, name, _name(name), Names(), not _pads_windows(model, stage))
         elif type(module).__name__ == "SwinPatchMerging":
             yield _merging_block(name)
 
