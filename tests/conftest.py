@@ -9,6 +9,10 @@ import pyarrow.parquet
 import pytest
 import torch
 from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    CLIPConfig,
+    CLIPForImageClassification,
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
@@ -19,8 +23,12 @@ from transformers import (
     IJepaConfig,
     IJepaForImageClassification,
     PreTrainedModel,
+    SiglipConfig,
+    SiglipForImageClassification,
     SwinConfig,
     SwinForImageClassification,
+    Swinv2Config,
+    Swinv2ForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
@@ -28,6 +36,7 @@ from transformers import (
     ViTMSNForImageClassification,
 )
 
+from optimum_mixq.architectures.describe import configured_image_size
 from optimum_mixq.demo import demo_images_path
 
 
@@ -50,6 +59,12 @@ PLAIN = {
 SHALLOW = PLAIN | {"num_hidden_layers": 2}
 # DINOv2 says how many times as wide as its blocks an MLP is.
 SCALED = {name: value for name, value in SHALLOW.items() if name != "intermediate_size"} | {"mlp_ratio": 2}
+# An image classifier has the vision tower of these two alone.
+TOWERS = {
+    "vision_config": {name: value for name, value in SHALLOW.items() if name != "num_labels"},
+    "text_config": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
+    "num_labels": 5,
+}
 # Four stages, as every published Swin has: maps of 16, 8, 4 and 2, and blocks that shift their windows in between.
 WINDOWED = {
     "image_size": 32,
@@ -104,6 +119,26 @@ def build_dinov2_with_registers() -> PreTrainedModel:
     return Dinov2WithRegistersForImageClassification(Dinov2WithRegistersConfig(**SCALED))
 
 
+def build_beit() -> PreTrainedModel:
+    return BeitForImageClassification(
+        BeitConfig(**SHALLOW, use_relative_position_bias=True, layer_scale_init_value=0.5)
+    )
+
+
+def build_clip() -> PreTrainedModel:
+    return CLIPForImageClassification(CLIPConfig(**TOWERS))
+
+
+def build_siglip() -> PreTrainedModel:
+    return SiglipForImageClassification(SiglipConfig(**TOWERS))
+
+
+def build_swinv2() -> PreTrainedModel:
+    """Maps of 10 and 5 in windows of 2: one block shifts them, and in the next stage zeros are padded."""
+    stages = {"depths": [2, 1], "num_heads": [1, 2], "image_size": 20}
+    return Swinv2ForImageClassification(Swinv2Config(**WINDOWED | stages))
+
+
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "vit": build_vit,
     "deit": build_deit,
@@ -115,6 +150,10 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "dinov2": build_dinov2,
     "gated_dinov2": build_gated_dinov2,
     "dinov2_with_registers": build_dinov2_with_registers,
+    "beit": build_beit,
+    "clip": build_clip,
+    "siglip": build_siglip,
+    "swinv2": build_swinv2,
 }
 
 
@@ -175,8 +214,8 @@ def build_random(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
 
 
 def random_pixels(model: PreTrainedModel, count: int = 4, seed: int = 2) -> torch.Tensor:
-    size = model.config.image_size
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+    size = configured_image_size(model)
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,8 @@ def packed_skeleton(
     stem_name = describe(model).stem
     stem = model.get_submodule(stem_name)
     where = device or stem.weight.device
-    skeleton[stem_name] = PackedConv2d(stem.weight.shape, stem.stride, STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS, where)
+    bits_of_stem = STEM_AND_HEAD_BITS, STEM_AND_HEAD_BITS
+    skeleton[stem_name] = PackedConv2d(stem.weight.shape, stem.stride, *bits_of_stem, where, stem.bias is None)
     for name, heads, size, widths in _attentions(model, bits):
         skeleton[name] = AttentionQuantizer(heads, size, *widths, where)
     return skeleton

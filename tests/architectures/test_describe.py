@@ -4,8 +4,12 @@ import torch
 from conftest import BUILDERS, WINDOWED
 from torch import nn
 from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
     BertConfig,
     BertModel,
+    CLIPConfig,
+    CLIPForImageClassification,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
     Dinov2Config,
@@ -14,8 +18,12 @@ from transformers import (
     Dinov2WithRegistersForImageClassification,
     IJepaConfig,
     IJepaForImageClassification,
+    SiglipConfig,
+    SiglipForImageClassification,
     SwinConfig,
     SwinForImageClassification,
+    Swinv2Config,
+    Swinv2ForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
@@ -54,6 +62,13 @@ FULL_SIZE = {
     "dinov2-with-registers-base": lambda: Dinov2WithRegistersForImageClassification(
         Dinov2WithRegistersConfig(image_size=518, patch_size=14)
     ),
+    "beit-base": lambda: BeitForImageClassification(BeitConfig(use_relative_position_bias=True)),
+    "clip-vit-base-patch16": lambda: CLIPForImageClassification(CLIPConfig(vision_config={"patch_size": 16})),
+    "siglip-base": lambda: SiglipForImageClassification(SiglipConfig()),
+    "siglip-base-without-its-head": lambda: SiglipForImageClassification(
+        SiglipConfig(vision_config={"vision_use_head": False})
+    ),
+    "swinv2-tiny-window8-256": lambda: Swinv2ForImageClassification(Swinv2Config(image_size=256, window_size=8)),
     "swin-tiny": lambda: SwinForImageClassification(SwinConfig()),
     "swin-small": lambda: SwinForImageClassification(SwinConfig(depths=[2, 2, 18, 2])),
 }
@@ -196,6 +211,8 @@ def test_a_layer_without_a_place_is_named(vit):
         describe(vit)
 
 
-def test_swin_takes_any_image_size_and_the_others_one():
-    assert expected_image_size(BUILDERS["vit"]()) == (16, 16)
-    assert expected_image_size(BUILDERS["swin"]()) is None
+def test_some_take_any_image_size_and_the_others_one():
+    sizes = {name: expected_image_size(build()) for name, build in BUILDERS.items()}
+    any_size = {"swin", "padded_swin", "swinv2", "beit", "dinov2", "gated_dinov2", "dinov2_with_registers"}
+    assert {name for name, size in sizes.items() if size is None} == any_size
+    assert {sizes[name] for name in sizes.keys() - any_size} == {(16, 16)}

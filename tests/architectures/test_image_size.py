@@ -26,7 +26,22 @@ def test_a_model_that_took_an_image_size_does_what_transformers_does_for_one_for
     assert describe(resized) == describe(model)
 
 
-@pytest.mark.parametrize("name", ["dinov2", "dinov2_with_registers"])
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_vision_tower_takes_a_size_as_transformers_does_for_one_forward(name):
+    model = make_model(name)
+    resized = copy.deepcopy(model)
+    take_image_size(resized, (24, 24))
+    pixels = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0)).to(model.device)
+    expected = logits(model, pixels, interpolate_pos_encoding=True)
+    torch.testing.assert_close(logits(resized, pixels), expected)
+    assert configured_image_size(resized) == (24, 24) and configured_image_size(model) == (16, 16)
+    with pytest.raises(
+        ValueError, match="Expected square images, since the configuration of a .* has one side, found"
+    ):
+        take_image_size(resized, (24, 16))
+
+
+@pytest.mark.parametrize("name", ["beit", "dinov2", "dinov2_with_registers"])
 @pytest.mark.parametrize("size", [(24, 24), (12, 20)])
 def test_a_model_that_takes_any_size_needs_no_change(name, size):
     model = make_model(name)

@@ -30,8 +30,9 @@ class Names:
     fc1: tuple[str, ...] = ("mlp.fc1",)
     fc2: str = "mlp.fc2"
     activation: str = "mlp.activation_fn"  # of the first layer of fc1
-    norms: tuple[str, ...] = ("layernorm_before", "layernorm_after")  # before attention and before the MLP
-    heads: str = "num_attention_heads"  # the attribute of the attention
+    norms: tuple[str, ...] = ("layernorm_before", "layernorm_after")  # before attention and before the MLP, if any
+    heads: str = "num_attention_heads"  # an attribute of the attention, as the next one
+    head_size: str = "head_dim"
     passing: tuple[str, ...] = ()
 
 
@@ -61,7 +62,12 @@ class Encoder(Family):
 
 
 def transformer_block(
-    model: PreTrainedModel, module: str, name: str, names: Names, shift_foldable: bool = True
+    model: PreTrainedModel,
+    module: str,
+    name: str,
+    names: Names,
+    shift_foldable: bool = True,
+    plain_scores: bool = True,
 ) -> Block:
     """Return the block of one module."""
 
@@ -77,16 +83,17 @@ def transformer_block(
         Unit(f"{name}.fc1", "fc1", fc1),
         Unit(f"{name}.fc2", "fc2", full((names.fc2,))),
     )
-    before, after = full(names.norms)
+    readers = zip(full(names.norms), (qkv, fc1), (shift_foldable, True), strict=False)
     own: Any = model.get_submodule(attention)
     return Block(
         name,
         module,
         units,
-        (NormReaders(before, qkv, shift_foldable), NormReaders(after, fc1)),
+        tuple(NormReaders(*each) for each in readers),
         attention,
         getattr(own, names.heads),
-        own.head_dim,
+        getattr(own, names.head_size),
+        plain_scores,
         plain_output=True,
         activations=(Activation(f"{module}.{names.activation}", fc1[0]),),
         passing=full(names.passing),
