@@ -53,7 +53,7 @@ def join_products(model: PreTrainedModel) -> None:
     # Modules move in the order of their registration: a CLIP calls its query first and has it last.
     order = {module: number for number, module in enumerate(model.modules())}
     for layers in _readers_of_one_input(model):
-        if share_grid(layers):
+        if share_grid(layers) and all(layer.activation == "none" for layer in layers):
             JointProduct(layers, max(range(len(layers)), key=lambda place: order[layers[place]])).join()
 
 

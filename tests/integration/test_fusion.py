@@ -60,6 +60,20 @@ def test_layers_say_that_they_compute_an_activation(vit):
     assert layers and all(str(layer).endswith("W8A8, folded, gelu)") for layer in layers)
 
 
+def test_a_gate_that_computes_its_activation_is_no_part_of_a_joint_product():
+    model = make_model("gated_dinov2")
+    for layer in model.dinov2.encoder.layer:
+        layer.mlp.act_fn = GELUActivation()
+    fused = quantized(model)
+    for layer in fused.dinov2.encoder.layer:
+        assert isinstance(layer.mlp.act_fn, nn.Identity) and layer.mlp.gate_proj.joint is None
+        assert layer.attention.q_proj.joint is not None
+    apart = copy.deepcopy(fused)
+    separate_layers(apart)
+    pixels = random_pixels(model, 5, seed=7)
+    assert torch.allclose(logits(fused, pixels), logits(apart, pixels), atol=2e-3)
+
+
 def test_separating_gives_the_modules_back(vit):
     model = quantized(vit)
     pixels = random_pixels(vit, 5, seed=7)
