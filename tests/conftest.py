@@ -9,17 +9,34 @@ import pyarrow.parquet
 import pytest
 import torch
 from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    CLIPConfig,
+    CLIPForImageClassification,
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    IJepaConfig,
+    IJepaForImageClassification,
     PreTrainedModel,
+    SiglipConfig,
+    SiglipForImageClassification,
     SwinConfig,
     SwinForImageClassification,
+    Swinv2Config,
+    Swinv2ForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
+    ViTMSNConfig,
+    ViTMSNForImageClassification,
 )
 
+from optimum_mixq.architectures.describe import configured_image_size
 from optimum_mixq.demo import demo_images_path
 
 
@@ -39,6 +56,15 @@ PLAIN = {
     "intermediate_size": 48,
     "num_labels": 5,
 }
+SHALLOW = PLAIN | {"num_hidden_layers": 2}
+# DINOv2 says how many times as wide as its blocks an MLP is.
+SCALED = {name: value for name, value in SHALLOW.items() if name != "intermediate_size"} | {"mlp_ratio": 2}
+# An image classifier has the vision tower of these two alone.
+TOWERS = {
+    "vision_config": {name: value for name, value in SHALLOW.items() if name != "num_labels"},
+    "text_config": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
+    "num_labels": 5,
+}
 # Four stages, as every published Swin has: maps of 16, 8, 4 and 2, and blocks that shift their windows in between.
 WINDOWED = {
     "image_size": 32,
@@ -49,6 +75,8 @@ WINDOWED = {
     "window_size": 2,
     "num_labels": 5,
 }
+# Of a Swin V2: one block shifts its windows, and in the next stage zeros are padded.
+TWO_STAGES = WINDOWED | {"depths": [2, 1], "num_heads": [1, 2], "image_size": 20}
 
 
 def build_vit() -> PreTrainedModel:
@@ -72,12 +100,61 @@ def build_padded_swin() -> PreTrainedModel:
     return SwinForImageClassification(SwinConfig(**WINDOWED | {"image_size": 18}))
 
 
+def build_vit_msn() -> PreTrainedModel:
+    return ViTMSNForImageClassification(ViTMSNConfig(**SHALLOW))
+
+
+def build_ijepa() -> PreTrainedModel:
+    return IJepaForImageClassification(IJepaConfig(**SHALLOW))
+
+
+def build_dinov2() -> PreTrainedModel:
+    return Dinov2ForImageClassification(Dinov2Config(**SCALED))
+
+
+def build_gated_dinov2() -> PreTrainedModel:
+    """As the largest DINOv2 is."""
+    return Dinov2ForImageClassification(Dinov2Config(**SCALED, use_swiglu_ffn=True))
+
+
+def build_dinov2_with_registers() -> PreTrainedModel:
+    return Dinov2WithRegistersForImageClassification(Dinov2WithRegistersConfig(**SCALED))
+
+
+def build_beit() -> PreTrainedModel:
+    return BeitForImageClassification(
+        BeitConfig(**SHALLOW, use_relative_position_bias=True, layer_scale_init_value=0.5)
+    )
+
+
+def build_clip() -> PreTrainedModel:
+    return CLIPForImageClassification(CLIPConfig(**TOWERS))
+
+
+def build_siglip() -> PreTrainedModel:
+    return SiglipForImageClassification(SiglipConfig(**TOWERS))
+
+
+def build_swinv2() -> PreTrainedModel:
+    """Maps of 10 and 5 in windows of 2: one block shifts them, and in the next stage zeros are padded."""
+    return Swinv2ForImageClassification(Swinv2Config(**TWO_STAGES))
+
+
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "vit": build_vit,
     "deit": build_deit,
     "deit_with_teacher": build_deit_with_teacher,
     "swin": build_swin,
     "padded_swin": build_padded_swin,
+    "vit_msn": build_vit_msn,
+    "ijepa": build_ijepa,
+    "dinov2": build_dinov2,
+    "gated_dinov2": build_gated_dinov2,
+    "dinov2_with_registers": build_dinov2_with_registers,
+    "beit": build_beit,
+    "clip": build_clip,
+    "siglip": build_siglip,
+    "swinv2": build_swinv2,
 }
 
 
@@ -138,8 +215,8 @@ def build_random(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
 
 
 def random_pixels(model: PreTrainedModel, count: int = 4, seed: int = 2) -> torch.Tensor:
-    size = model.config.image_size
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+    size = configured_image_size(model)
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 @pytest.fixture(scope="session")

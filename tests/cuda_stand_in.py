@@ -96,7 +96,9 @@ class _OtherDevice(TorchDispatchMode):
 
 
 def _require_one_device(name, tensors):
-    # A tensor of no dimensions may lie on the CPU, on CUDA as well.
+    # A tensor of no dimensions may lie on the CPU, on CUDA as well, and so may what another is indexed with.
+    if name == "index":
+        tensors = tensors[:1]
     if any(tensor.dim() and not isinstance(tensor, HostedTensor) for tensor in tensors):
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, found {DEVICE} and cpu")
 

@@ -14,8 +14,8 @@ from optimum_mixq.architectures.describe import configured_channels, configured_
 from optimum_mixq.utils.threads import fitting_threads
 
 
-# Images of the forward that is timed to choose the number of threads.
-TIMED_IMAGES = 8
+# Images of the forward that is timed to choose the number of threads, and how many pixels they have at most.
+TIMED_IMAGES, TIMED_PIXELS = 8, 8 * 224**2
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -56,7 +56,8 @@ def threads_for(model: PreTrainedModel) -> Iterator[None]:
     if model.device.type != "cpu":
         yield
         return
-    pixels = blank_images(model, TIMED_IMAGES)
+    height, width = configured_image_size(model)
+    pixels = blank_images(model, max(1, min(TIMED_IMAGES, TIMED_PIXELS // (height * width))))
 
     def run() -> None:
         with measuring(model), torch.no_grad():

@@ -100,6 +100,21 @@ class MatrixProduct(Function):
         return left_relevance, right_relevance
 
 
+class GatedProduct(Function):
+    """y = a * b, element by element: half of the relevance for each, as of `MatrixProduct` with a single contribution.
+
+    R_a = R_b = R / 2: the uniform rule of AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602, section 3.3.2).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        return left * right
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, Tensor]:
+        return relevance / 2, relevance / 2
+
+
 class ResidualSum(Function):
     """y = a + b: the z rule, then both parts scaled so that each gets in proportion to its absolute sum.
 

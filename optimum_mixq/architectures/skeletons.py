@@ -52,7 +52,8 @@ def packed_skeleton(
     stem_name = describe(model).stem
     stem = model.get_submodule(stem_name)
     where = device or stem.weight.device
-    skeleton[stem_name] = PackedConv2d(stem.weight.shape, stem.stride, widths.stem_and_head_bits, PIXEL_BITS, where)
+    bits_of_stem = widths.stem_and_head_bits, PIXEL_BITS
+    skeleton[stem_name] = PackedConv2d(stem.weight.shape, stem.stride, *bits_of_stem, where, stem.bias is None)
     for name, heads, size, bits in _attentions(model, widths):
         skeleton[name] = AttentionQuantizer(heads, size, *bits, where)
     return skeleton

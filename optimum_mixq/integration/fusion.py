@@ -50,9 +50,11 @@ def separate_activations(model: PreTrainedModel) -> None:
 
 def join_products(model: PreTrainedModel) -> None:
     """Let packed layers that read the same input on the same grid compute one product together, in place."""
+    # Modules move in the order of their registration: a CLIP calls its query first and has it last.
+    order = {module: number for number, module in enumerate(model.modules())}
     for layers in _readers_of_one_input(model):
-        if share_grid(layers):
-            JointProduct(layers).join()
+        if share_grid(layers) and all(layer.activation == "none" for layer in layers):
+            JointProduct(layers, max(range(len(layers)), key=lambda place: order[layers[place]])).join()
 
 
 def separate_products(model: PreTrainedModel) -> None:

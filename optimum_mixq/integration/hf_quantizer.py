@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.quantizers.auto import (
@@ -69,8 +70,8 @@ class MixQHfQuantizer(HfQuantizer):
         insert_skeleton(model, make(model, Widths(bits, config.stem_and_head_bits, config.arithmetic)))
         _keep_attention(model)
         if not config.trainable:
-            saved_names = {name: saved for saved, name in _names_in_files(model).items()}
-            tensors = {saved_names[name]: tensor for name, tensor in model.state_dict().items()}
+            saved_names = {names[0]: saved for saved, names in _names_in_files(model).items() if len(names) == 1}
+            tensors = _tensors_in_files(model)
             check_files(checkpoint_files or (), tensors, saved_names, _reading(config), config.digests)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
@@ -99,8 +100,7 @@ class MixQHfQuantizer(HfQuantizer):
         config = model.config.quantization_config
         config.digests = None
         if not config.trainable:
-            tensors = revert_weight_conversion(model, model.state_dict())
-            config.digests = digest_tensors(tensors, _reading(config))
+            config.digests = digest_tensors(_tensors_in_files(model), _reading(config))
         return None, {}
 
     def is_serializable(self, **_: Any) -> bool:
@@ -161,9 +161,10 @@ def rename_checkpoint(model: PreTrainedModel, state: dict[str, Any], prefix: str
     expected = set(model.state_dict())
     if prefix or expected <= set(state):
         return
-    for saved, name in _names_in_files(model).items():
-        if saved in state and name not in state:
-            state[name] = state.pop(saved)
+    for saved, names in _names_in_files(model).items():
+        if saved in state and not any(name in state for name in names):
+            whole = state.pop(saved)
+            state.update(zip(names, [whole] if len(names) == 1 else whole.chunk(len(names)), strict=True))
     missing = sorted(expected - set(state))
     if missing:
         raise ValueError(
@@ -172,12 +173,22 @@ def rename_checkpoint(model: PreTrainedModel, state: dict[str, Any], prefix: str
         )
 
 
-def _names_in_files(model: PreTrainedModel) -> dict[str, str]:
-    """Return the names of the model's tensors by the names under which `save_pretrained` writes them."""
-    return {
-        next(iter(revert_weight_conversion(model, {name: tensor}))): name
-        for name, tensor in model.state_dict().items()
-    }
+def _names_in_files(model: PreTrainedModel) -> dict[str, list[str]]:
+    """Return the names of the model's tensors by the names under which `save_pretrained` writes them.
+
+    Of several names, the tensors lie in one, one below the other: transformers 5.23 merges gate and up of a DINOv2.
+    """
+    names: dict[str, list[str]] = {}
+    for name, tensor in model.state_dict().items():
+        names.setdefault(next(iter(revert_weight_conversion(model, {name: tensor}))), []).append(name)
+    return names
+
+
+def _tensors_in_files(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the model's tensors as `save_pretrained` writes them, and those that it merges as they are in memory."""
+    state = model.state_dict()
+    merged = {name: state[name] for names in _names_in_files(model).values() if len(names) > 1 for name in names}
+    return revert_weight_conversion(model, state) | merged
 
 
 def _reading(config: MixQConfig) -> list[Any]:

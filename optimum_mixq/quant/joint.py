@@ -35,11 +35,13 @@ class JointProduct:
     called again, or given another tensor than the first was, computes its output itself.
     """
 
-    def __init__(self, layers: Sequence[Member]) -> None:
+    def __init__(self, layers: Sequence[Member], last: int | None = None) -> None:
+        """`layers` are in the order of their calls; `last` is the place of the one whose buffers change last."""
         for layer in layers:
             if layer.activation != "none":
                 raise ValueError(f"Expected layers without an activation to join, found {layer.activation!r}.")
         self.layers = tuple(layers)
+        self._last = len(self.layers) - 1 if last is None else last
         self._kernel: Kernel | None = None
         self._input: Tensor | None = None  # what the outputs below were computed from
         self._outputs: dict[int, Tensor] = {}  # by place of the layer; those that were not taken yet
@@ -72,7 +74,7 @@ class JointProduct:
     def renew(self, place: int) -> None:
         """Forget what is derived from the layers' buffers. They change in turn: once the last has, build it again."""
         self._forget()
-        if place == len(self.layers) - 1 and not self.layers[place].weight.is_meta:
+        if place == self._last and not self.layers[place].weight.is_meta:
             self.prepare()
 
     def complete_copy(self) -> None:

@@ -137,16 +137,21 @@ class QuantLinear(FixedGrids, GriddedLinear):
 
 
 class QuantConv2d(FixedGrids):
-    """A patch embedding whose pixels (per channel) and weight (per output) are rounded to their grids."""
+    """A patch embedding whose pixels (per channel) and weight (per output) are rounded to their grids.
+
+    One without a bias, such as CLIP's, gets zeros for it; `bias_added` says so.
+    """
 
     def __init__(self, convolution: nn.Conv2d, weight_grid: UniformGrid, input_grid: UniformGrid) -> None:
         super().__init__()
-        if convolution.bias is None or tuple(convolution.stride) != tuple(convolution.kernel_size):
-            raise ValueError(f"Expected a patch embedding (stride = kernel size, with bias), found {convolution}.")
+        if tuple(convolution.stride) != tuple(convolution.kernel_size):
+            raise ValueError(f"Expected a patch embedding (stride = kernel size), found {convolution}.")
         self.stride: tuple[int, int] = (convolution.stride[0], convolution.stride[1])
         self.weight_bits, self.input_bits = weight_grid.bits, input_grid.bits
         self.weight = nn.Parameter(convolution.weight.detach().clone())
-        self.bias = nn.Parameter(convolution.bias.detach().clone())
+        self.bias_added = convolution.bias is None
+        bias = self.weight.new_zeros(len(self.weight)) if convolution.bias is None else convolution.bias
+        self.bias = nn.Parameter(bias.detach().clone())
         self.register_grids(_with_shape(weight_grid, -1, 1), _with_shape(input_grid, -1, 1, 1))
 
     def forward(self, input: Tensor) -> Tensor:

@@ -31,9 +31,10 @@ class PackedConv2d(StoredGrids):
         weight_bits: int,
         input_bits: int,
         device: torch.device | None = None,
+        bias_added: bool = False,
     ) -> None:
         super().__init__()
-        self.shape, self.stride = tuple(shape), stride
+        self.shape, self.stride, self.bias_added = tuple(shape), stride, bias_added
         self.weight_bits, self.input_bits = weight_bits, input_bits
         octets = packed_size(torch.Size(shape).numel(), weight_bits)
         self.register_buffer("mixq_codes", torch.zeros(octets, dtype=torch.uint8, device=device))
@@ -46,7 +47,14 @@ class PackedConv2d(StoredGrids):
     @torch.no_grad()
     def from_quant(cls, layer: QuantConv2d) -> "PackedConv2d":
         """Return the packed layer that computes what `layer` computes."""
-        packed = cls(layer.weight.shape, layer.stride, layer.weight_bits, layer.input_bits, device=layer.weight.device)
+        packed = cls(
+            layer.weight.shape,
+            layer.stride,
+            layer.weight_bits,
+            layer.input_bits,
+            layer.weight.device,
+            layer.bias_added,
+        )
         packed.mixq_codes.copy_(pack_codes(quantize(layer.weight.flatten(1), layer.weight_grid), layer.weight_bits))
         packed.store_grids(layer.weight_grid, layer.input_grid)
         packed.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
@@ -65,9 +73,14 @@ class PackedConv2d(StoredGrids):
 
     @torch.no_grad()
     def to_float(self) -> nn.Conv2d:
-        """Return the float layer with the dequantized weight; it rounds its input no more."""
+        """Return the float layer with the dequantized weight; it rounds its input no more.
+
+        A bias that was added is left out again unless training changed it.
+        """
         outputs, inputs, height, width = self.shape
-        convolution = nn.Conv2d(inputs, outputs, (height, width), self.stride, device=self.mixq_codes.device)
+        has_bias = not self.bias_added or bool(self.bias.any())
+        where = self.mixq_codes.device
+        convolution = nn.Conv2d(inputs, outputs, (height, width), self.stride, bias=has_bias, device=where)
         convolution.weight.copy_(self.weight)
         if convolution.bias is not None:
             convolution.bias.copy_(self.bias)

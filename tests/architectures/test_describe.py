@@ -4,16 +4,32 @@ import torch
 from conftest import BUILDERS, WINDOWED
 from torch import nn
 from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
     BertConfig,
     BertModel,
+    CLIPConfig,
+    CLIPForImageClassification,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    IJepaConfig,
+    IJepaForImageClassification,
+    SiglipConfig,
+    SiglipForImageClassification,
     SwinConfig,
     SwinForImageClassification,
+    Swinv2Config,
+    Swinv2ForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
     ViTModel,
+    ViTMSNConfig,
+    ViTMSNForImageClassification,
 )
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
@@ -27,6 +43,33 @@ FULL_SIZE = {
         ViTConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
     ),
     "deit-base-distilled": lambda: DeiTForImageClassificationWithTeacher(DeiTConfig()),
+    "vit-msn-base": lambda: ViTMSNForImageClassification(ViTMSNConfig()),
+    "ijepa-huge-14": lambda: IJepaForImageClassification(
+        IJepaConfig(
+            hidden_size=1280, num_hidden_layers=32, num_attention_heads=16, intermediate_size=5120, patch_size=14
+        )
+    ),
+    "dinov2-base": lambda: Dinov2ForImageClassification(Dinov2Config(image_size=518, patch_size=14)),
+    "dinov2-giant": lambda: Dinov2ForImageClassification(
+        Dinov2Config(
+            hidden_size=1536,
+            num_hidden_layers=40,
+            num_attention_heads=24,
+            image_size=518,
+            patch_size=14,
+            use_swiglu_ffn=True,
+        )
+    ),
+    "dinov2-with-registers-base": lambda: Dinov2WithRegistersForImageClassification(
+        Dinov2WithRegistersConfig(image_size=518, patch_size=14)
+    ),
+    "beit-base": lambda: BeitForImageClassification(BeitConfig(use_relative_position_bias=True)),
+    "clip-vit-base-patch16": lambda: CLIPForImageClassification(CLIPConfig(vision_config={"patch_size": 16})),
+    "siglip-base": lambda: SiglipForImageClassification(SiglipConfig()),
+    "siglip-base-without-its-head": lambda: SiglipForImageClassification(
+        SiglipConfig(vision_config={"vision_use_head": False})
+    ),
+    "swinv2-tiny-window8-256": lambda: Swinv2ForImageClassification(Swinv2Config(image_size=256, window_size=8)),
     "swin-tiny": lambda: SwinForImageClassification(SwinConfig()),
     "swin-small": lambda: SwinForImageClassification(SwinConfig(depths=[2, 2, 18, 2])),
 }
@@ -37,7 +80,7 @@ def test_every_linear_and_convolution_has_exactly_one_place(build):
     with torch.device("meta"):
         model = build()
     architecture = describe(model)
-    places = [architecture.stem, *architecture.heads]
+    places = [architecture.stem, *architecture.heads, *architecture.left_float]
     places += [module for unit in architecture.units for module in unit.modules]
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     assert sorted(places) == sorted(layers)
@@ -116,14 +159,14 @@ def test_readers_see_exactly_what_their_norm_puts_out_up_to_windows_and_padding(
 
 def test_shift_is_foldable_unless_windows_are_padded():
     folds = {name: all(norm.shift_foldable for norm in describe(build()).norms) for name, build in BUILDERS.items()}
-    assert folds == {"vit": True, "deit": True, "deit_with_teacher": True, "swin": True, "padded_swin": False}
+    assert [name for name, foldable in folds.items() if not foldable] == ["padded_swin"]
 
 
 def test_an_unknown_model_type_is_refused_with_the_supported_ones():
     bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
     with pytest.raises(
         ValueError,
-        match=r"Expected a model of type deit, swin, vit, found 'bert' \(BertModel\)\. Other families are not",
+        match=r"Expected a model of type .* vit_msn, found 'bert' \(BertModel\)\. Other families are not",
     ):
         describe(bert)
 
@@ -180,6 +223,8 @@ def test_a_layer_without_a_place_is_named(vit):
         describe(vit)
 
 
-def test_swin_takes_any_image_size_and_the_others_one():
-    assert expected_image_size(BUILDERS["vit"]()) == (16, 16)
-    assert expected_image_size(BUILDERS["swin"]()) is None
+def test_some_take_any_image_size_and_the_others_one():
+    sizes = {name: expected_image_size(build()) for name, build in BUILDERS.items()}
+    any_size = {"swin", "padded_swin", "swinv2", "beit", "dinov2", "gated_dinov2", "dinov2_with_registers"}
+    assert {name for name, size in sizes.items() if size is None} == any_size
+    assert {sizes[name] for name in sizes.keys() - any_size} == {(16, 16)}

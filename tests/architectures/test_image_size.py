@@ -13,7 +13,7 @@ def logits(model, pixels, **options):
     return model(pixel_values=pixels, **options).logits
 
 
-@pytest.mark.parametrize("name", ["vit", "deit", "deit_with_teacher"])
+@pytest.mark.parametrize("name", ["vit", "deit", "deit_with_teacher", "vit_msn", "ijepa"])
 @pytest.mark.parametrize("size", [(24, 24), (16, 16), (12, 20), (23, 9)])
 def test_a_model_that_took_an_image_size_does_what_transformers_does_for_one_forward(name, size):
     model = make_model(name)
@@ -34,6 +34,31 @@ def test_a_model_without_a_classifier_takes_an_image_size_too():
     with torch.no_grad():
         expected = model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
         torch.testing.assert_close(resized(pixel_values=pixels).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_vision_tower_takes_a_size_as_transformers_does_for_one_forward(name):
+    model = make_model(name)
+    resized = copy.deepcopy(model)
+    take_image_size(resized, (24, 24))
+    pixels = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0)).to(model.device)
+    expected = logits(model, pixels, interpolate_pos_encoding=True)
+    torch.testing.assert_close(logits(resized, pixels), expected)
+    assert configured_image_size(resized) == (24, 24) and configured_image_size(model) == (16, 16)
+    with pytest.raises(
+        ValueError, match="Expected square images, since the configuration of a .* has one side, found"
+    ):
+        take_image_size(resized, (24, 16))
+
+
+@pytest.mark.parametrize("name", ["beit", "dinov2", "dinov2_with_registers"])
+@pytest.mark.parametrize("size", [(24, 24), (12, 20)])
+def test_a_model_that_takes_any_size_needs_no_change(name, size):
+    model = make_model(name)
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    expected = logits(model, pixels)
+    take_image_size(model, size)
+    assert torch.equal(logits(model, pixels), expected) and configured_image_size(model) == size
 
 
 def test_a_swin_knows_its_new_padding():

@@ -1,10 +1,13 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import contextlib
+
 import pytest
 import torch
 from conftest import WINDOWED, make_model, random_pixels
 from transformers import SwinConfig, SwinForImageClassification
 
-from optimum_mixq.architectures.measuring import measuring
+from optimum_mixq.architectures import measuring as measuring_module
+from optimum_mixq.architectures.measuring import measuring, threads_for
 
 
 def test_every_module_has_its_own_mode_back_also_after_an_error(vit):
@@ -40,3 +43,14 @@ def test_a_model_in_train_mode_gives_dropout_outside_only(vit):
     with measuring(vit):
         assert torch.equal(vit(pixel_values=pixels).logits, expected)
     assert not torch.equal(vit(pixel_values=pixels).logits, expected)
+
+
+@pytest.mark.parametrize(("pixels", "images"), [(8 * 224**2, 8), (3 * 16 * 16, 3), (10, 1)])
+def test_fewer_large_images_are_timed(vit, monkeypatch, pixels, images):
+    taken = []
+    monkeypatch.setattr(measuring_module, "TIMED_PIXELS", pixels)
+    monkeypatch.setattr(measuring_module, "fitting_threads", lambda run, model: contextlib.nullcontext(run()))
+    vit.register_forward_pre_hook(lambda _, __, options: taken.append(len(options["pixel_values"])), with_kwargs=True)
+    vit.to("cpu")
+    with threads_for(vit):
+        assert taken == [images]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from optimum_mixq.architectures.rules import (
     STABILISER,
+    GatedProduct,
     Identity,
     MatrixProduct,
     Mean,
@@ -78,6 +79,15 @@ def test_the_product_rule_is_that_of_the_equation(share):
                 expected_left[i, k] += part / sum(parts) * relevance[i, j] / 2
                 expected_right[k, j] += part / sum(parts) * relevance[i, j] / 2
     assert torch.allclose(left, expected_left) and torch.allclose(right, expected_right)
+
+
+def test_a_gate_and_what_it_lets_through_get_half_of_each_elements_relevance():
+    a, b, relevance = numbers(2, 3), numbers(2, 3, seed=1), numbers(2, 3, seed=2)
+    assert torch.equal(GatedProduct.apply(a, b), a * b)
+    for found in propagate(GatedProduct, [a, b], relevance):
+        for row in range(2):
+            for column in range(3):
+                assert float(found[row, column]) == float(relevance[row, column]) / 2
 
 
 @pytest.mark.parametrize("share", [STABILISER, 0.0])
@@ -178,6 +188,7 @@ def test_every_rule_conserves_relevance(seed, zeros, scale):
     pixel_case = propagate(PixelConvolution, [sparse(2, 1, 4, 4)], map_relevance, sparse(3, 1, 4, 2), None, (1, 2))
     cases.append((pixel_case, map_relevance))
     cases.append((propagate(ResidualSum, [x, y], relevance), relevance))
+    cases.append((propagate(GatedProduct, [x, y], relevance), relevance))
     for found, given_out in cases:
         total = sum(part.sum() for part in found)
         assert torch.allclose(total, given_out.sum(), atol=1e-6 * float(given_out.abs().sum()) + 1e-9)

@@ -11,10 +11,11 @@ import torch
 from conftest import BUILDERS, DEVICE, make_model, random_pixels
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageClassification, pipeline
+from transformers.core_model_loading import revert_weight_conversion
 
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.pipeline import quantize_model
+from optimum_mixq.pipeline import prepare_for_training, quantize_model
 from optimum_mixq.quant.bitpacking import packed_size
 
 
@@ -347,3 +348,33 @@ def test_calibrating_a_packed_model_is_refused():
     model = packed()
     with pytest.raises(ValueError, match="Expected a float model, found one that is quantized already"):
         calibrate(model, BitPlan(dict(model.config.quantization_config.plan)), [random_pixels(model)], MixQConfig())
+
+
+def test_a_state_dict_with_merged_tensors_takes_the_names_in_memory():
+    learner = make_model("gated_dinov2")
+    plan, pixels = BitPlan.uniform(learner, 4), [random_pixels(learner, 8)]
+    learner = prepare_for_training(learner, plan, pixels, MixQConfig(bits=4))
+    expected = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    saved = revert_weight_conversion(learner, dict(expected))
+    assert "dinov2.encoder.layer.0.mlp.weights_in.weight" in saved
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.zero_()
+    learner.load_state_dict(saved)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in learner.state_dict().items())
+
+
+def test_merged_tensors_are_checked_under_either_name(tmp_path):
+    model = packed("gated_dinov2")
+    for original in (True, False):
+        folder = tmp_path / str(original)
+        model.save_pretrained(folder, save_original_format=original)
+        pixels = random_pixels(model, 5, seed=7)
+        assert torch.equal(logits(reload(folder), pixels), logits(model, pixels))
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        name = next(name for name in tensors if name.endswith("weights_in.weight" if original else "gate_proj.weight"))
+        tensors[name][0] ^= 1
+        save_file(tensors, path, {"format": "pt"})
+        with pytest.raises(ValueError, match=f"is corrupt: the tensor {name} is not what was saved"):
+            reload(folder)

@@ -8,16 +8,26 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PLAIN, WINDOWED, build_random, make_model, random_pixels
+from conftest import PLAIN, SCALED, TWO_STAGES, WINDOWED, build_random, make_model, random_pixels
 from PIL import Image
 from transformers import (
     AutoModel,
     DeiTConfig,
     DeiTModel,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    IJepaConfig,
+    IJepaModel,
     SwinConfig,
     SwinModel,
+    Swinv2Config,
+    Swinv2Model,
     ViTConfig,
     ViTModel,
+    ViTMSNConfig,
+    ViTMSNModel,
     pipeline,
 )
 
@@ -33,6 +43,11 @@ BACKBONES = {
     "vit": lambda: ViTModel(ViTConfig(**PLAIN)),
     "vit without pooler": lambda: ViTModel(ViTConfig(**PLAIN), add_pooling_layer=False),
     "deit": lambda: DeiTModel(DeiTConfig(**PLAIN)),
+    "dinov2": lambda: Dinov2Model(Dinov2Config(**SCALED)),
+    "dinov2 with registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SCALED)),
+    "swinv2": lambda: Swinv2Model(Swinv2Config(**TWO_STAGES)),
+    "vit_msn": lambda: ViTMSNModel(ViTMSNConfig(**PLAIN)),
+    "ijepa": lambda: IJepaModel(IJepaConfig(**PLAIN)),
     "swin": lambda: SwinModel(SwinConfig(**WINDOWED)),
     "swin without pooler": lambda: SwinModel(SwinConfig(**WINDOWED), add_pooling_layer=False),
 }
@@ -144,11 +159,11 @@ def test_there_is_no_loss_against_labels():
 def test_each_family_says_which_numbers_are_the_embedding(backbone):
     outputs = backbone(pixel_values=random_pixels(backbone))
     hidden = outputs.last_hidden_state
-    windowed = backbone.config.model_type == "swin"
+    averaged = backbone.config.model_type in ("swin", "swinv2", "ijepa")
     torch.testing.assert_close(
-        run_model(backbone, random_pixels(backbone)), hidden.mean(1) if windowed else hidden[:, 0]
+        run_model(backbone, random_pixels(backbone)), hidden.mean(1) if averaged else hidden[:, 0]
     )
-    assert ("the mean over tokens" if windowed else "the class token") in describe_embedding(backbone)
+    assert ("the mean over" if averaged else "the class token") in describe_embedding(backbone)
     assert type(task_of(backbone)) is Features
 
 

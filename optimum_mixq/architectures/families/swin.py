@@ -10,19 +10,26 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import Architecture, Block, Family, NormReaders, Unit
-from optimum_mixq.architectures.families.vit import assemble, transformer_block
+from optimum_mixq.architectures.families.encoder import Names, assemble, transformer_block
 from optimum_mixq.architectures.registry import register_family
 
 
 @register_family
 class Swin(Family):
     model_type = "swin"
-    classifiers = ("SwinForImageClassification",)
-    backbones = ("SwinModel",)
+    classifiers: tuple[str, ...] = ("SwinForImageClassification",)
+    backbones: tuple[str, ...] = ("SwinModel",)
     embedding_words = "`outputs.pooler_output`, the mean over tokens after the last LayerNorm"
+    block_class = "SwinLayer"
+    merging_class = "SwinPatchMerging"
 
     def describe(self, model: PreTrainedModel) -> Architecture:
-        return assemble(model, self.model_type, ("classifier",), list(_blocks(model)))
+        blocks = list(self._blocks(model))
+        return assemble(model, self.model_type, ("classifier",), blocks, left_float=self.left_float(model))
+
+    def left_float(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Return the linear layers of a model that are not quantized."""
+        return ()
 
     def embedding(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return the mean over tokens after the last LayerNorm: what the pooler puts out, where there is one."""
@@ -46,24 +53,27 @@ class Swin(Family):
                 "model was trained on."
             )
 
+    def block(self, model: PreTrainedModel, module: str, name: str) -> Block:
+        """Return the block of one module."""
+        stage = int(_numbers(module)[0])
+        block = transformer_block(model, module, name, Names(), not _pads_windows(model, stage))
+        # What attention puts out lies in windows: the hidden states that it is added to do not.
+        return replace(block, residuals=block.residuals[1:])
 
-def _blocks(model: PreTrainedModel) -> Iterator[Block]:
-    """Yield blocks as the forward runs them: `named_modules` of a stage lists its blocks before the merging."""
-    for name, module in model.named_modules():
-        if type(module).__name__ == "SwinLayer":
-            stage = int(_numbers(name)[0])
-            block = transformer_block(model, name, _name(name), not _pads_windows(model, stage))
-            # What attention puts out lies in windows: the hidden states that it is added to do not.
-            yield replace(block, residuals=block.residuals[1:])
-        elif type(module).__name__ == "SwinPatchMerging":
-            yield _merging_block(name)
+    def merging(self, module: str, name: str) -> Block:
+        """Return the patch merging of one module."""
+        reduction = f"{module}.reduction"
+        unit = Unit(f"{name}.reduction", "reduction", (reduction,))
+        # Padding to even sizes happens before the LayerNorm here, so its shift reaches every row that the reader sees.
+        return Block(f"{name}.merging", module, (unit,), (NormReaders(f"{module}.norm", (reduction,)),))
 
-
-def _merging_block(module: str) -> Block:
-    stage, reduction = _name(module), f"{module}.reduction"
-    unit = Unit(f"{stage}.reduction", "reduction", (reduction,))
-    # Padding to even sizes happens before the LayerNorm here, so its shift reaches every row that the reader sees.
-    return Block(f"{stage}.merging", module, (unit,), (NormReaders(f"{module}.norm", (reduction,)),))
+    def _blocks(self, model: PreTrainedModel) -> Iterator[Block]:
+        """Yield blocks as the forward runs them: `named_modules` of a stage lists its blocks before the merging."""
+        for name, module in model.named_modules():
+            if type(module).__name__ == self.block_class:
+                yield self.block(model, name, _name(name))
+            elif type(module).__name__ == self.merging_class:
+                yield self.merging(name, _name(name))
 
 
 def _name(module: str) -> str:

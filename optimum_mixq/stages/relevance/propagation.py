@@ -2,7 +2,7 @@
 """`with relevance_rules(model):` makes the model's own forward record, and its backward carry relevance.
 
 No modelling code is copied: attention goes through a registered attention function, activation modules through their
-`forward`, and linear layers, LayerNorms, residual sums, pooling and padding through a `TorchFunctionMode`, which sees
+`forward`, and linear layers, LayerNorms, sums, products, pooling and padding through a `TorchFunctionMode`, which sees
 the calls that the model makes while the mode is on.
 """
 
@@ -22,6 +22,7 @@ from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.registry import family_of
 from optimum_mixq.architectures.rules import (
     STABILISER,
+    GatedProduct,
     Identity,
     MatrixProduct,
     Mean,
@@ -99,6 +100,24 @@ def _divide(left: Any, right: Any, **kwargs: Any) -> Tensor | None:
     return Identity.apply(left, lambda values: values / right)
 
 
+def _multiply(left: Any, right: Any, **kwargs: Any) -> Tensor | None:
+    """A gate multiplies what it lets through; anything else that does not depend on the image scales it."""
+    carries = [isinstance(values, Tensor) and values.requires_grad for values in (left, right)]
+    if kwargs or not any(carries):
+        return None
+    if all(carries):
+        return GatedProduct.apply(left, right) if left.shape == right.shape else None
+    values, factor = (left, right) if carries[0] else (right, left)
+    return Identity.apply(values, lambda values: values * factor)
+
+
+def _mean(input: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor | None:
+    if kwargs or not isinstance(dim, int) or not input.requires_grad:
+        return None
+    mean = Mean.apply(input, dim)
+    return mean if keepdim else mean.squeeze(dim)
+
+
 def _average_pool(input: Tensor, output_size: Any) -> Tensor | None:
     sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,)
     return Mean.apply(input, -1) if input.requires_grad and tuple(sizes) == (1,) else None
@@ -123,9 +142,15 @@ _RULES: dict[Any, Rule] = {
     torch.add: _add,
     Tensor.add: _add,
     Tensor.__add__: _add,
+    torch.mul: _multiply,
+    Tensor.mul: _multiply,
+    Tensor.__mul__: _multiply,
+    Tensor.__rmul__: _multiply,
     Tensor.__truediv__: _divide,
     Tensor.div: _divide,
     torch.div: _divide,
+    torch.mean: _mean,
+    Tensor.mean: _mean,
     F.adaptive_avg_pool1d: _average_pool,
     F.pad: _pad,
     F.conv2d: _convolution,

@@ -37,7 +37,7 @@ def test_images_one_by_one_give_what_a_batch_gives(model, score):
     alone = measure_relevance(model, batches_of(model, size=1), score)
     assert alone.images == whole.images == 6
     for unit, share in whole.scores.items():
-        assert alone.scores[unit] == pytest.approx(share, abs=1e-5)
+        assert alone.scores[unit] == pytest.approx(share, abs=2e-5)
 
 
 def test_scores_differ_in_what_they_count(vit):
@@ -93,7 +93,7 @@ def test_relevance_survives_saving(vit, tmp_path):
 
 def test_an_operation_without_a_rule_is_reported_with_the_first_block(vit):
     fc2 = vit.vit.layers[1].mlp.fc2
-    fc2.register_forward_hook(lambda module, arguments, output: torch.mul(output, 0.5))
+    fc2.register_forward_hook(lambda module, arguments, output: torch.square(output))
     with pytest.warns(UserWarning, match=r"Relevance is not conserved: at the input of 'blocks.1' its sum is off by"):
         measure_relevance(vit, batches_of(vit))
 
@@ -113,7 +113,7 @@ def test_logits_that_are_not_numbers_raise(vit):
 
 
 def test_an_unsupported_model_is_refused_with_the_supported_names():
-    with pytest.raises(ValueError, match="Expected a model of type deit, swin, vit, found 'Linear'"):
+    with pytest.raises(ValueError, match=r"Expected a model of type beit, .* vit_msn, found 'Linear'"):
         measure_relevance(nn.Linear(2, 2), [])
 
 

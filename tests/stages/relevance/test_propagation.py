@@ -94,3 +94,54 @@ def gradient_of_logits(model, pixels):
     pixels = pixels.clone().requires_grad_()
     logits = model(pixel_values=pixels).logits
     return torch.autograd.grad(logits[:, 0].sum(), pixels)[0]
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        lambda values, factor: factor * values,
+        lambda values, factor: values * factor,
+        lambda values, factor: torch.mul(values, factor),
+        lambda values, factor: values.mul(factor),
+        lambda values, factor: 3.0 * values,
+    ],
+)
+def test_a_factor_that_does_not_depend_on_the_image_changes_no_relevance(vit, scale):
+    values, factor = torch.randn(2, 3, 4, requires_grad=True), torch.randn(4)
+    with relevance_rules(vit):
+        output = scale(values, factor)
+    assert torch.equal(output, scale(values, factor))
+    relevance = torch.randn(2, 3, 4)
+    assert torch.equal(torch.autograd.grad(output, values, relevance)[0], relevance)
+
+
+def test_of_two_factors_that_depend_on_it_each_gets_half(vit):
+    gate, values, relevance = (torch.randn(2, 3, 4, requires_grad=number < 2) for number in range(3))
+    with relevance_rules(vit):
+        output = gate * values
+    for found in torch.autograd.grad(output, (gate, values), relevance):
+        assert torch.equal(found, relevance / 2)
+
+
+@pytest.mark.parametrize(
+    "mean",
+    [
+        lambda values: values.mean(dim=1),
+        lambda values: values.mean(1),
+        lambda values: torch.mean(values, dim=1),
+        lambda values: values.mean(1, keepdim=True)[:, 0],
+    ],
+)
+def test_a_mean_of_tokens_gives_to_what_is_positive(vit, mean):
+    values, relevance = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True), torch.randn(2, 4).double()
+    with relevance_rules(vit):
+        output = mean(values)
+    assert torch.allclose(output, values.mean(1))
+    found = torch.autograd.grad(output, values, relevance)[0]
+    for image in range(2):
+        for channel in range(4):
+            parts = [max(float(values.detach()[image, token, channel]), 0.0) for token in range(3)]
+            shares = [part / sum(parts) if sum(parts) else 1 / 3 for part in parts]
+            for token, share in enumerate(shares):
+                expected = share * float(relevance[image, channel])
+                assert float(found[image, token, channel]) == pytest.approx(expected, abs=1e-5)
