@@ -44,7 +44,7 @@ __all__ = [
 
 
 def describe(model: PreTrainedModel) -> Architecture:
-    """Return the `Architecture` of a model of a supported family: ViT, DeiT, Swin, or a registered one.
+    """Return the `Architecture` of a model of a registered family (docs/supported-models.md).
 
     The model is an image classifier, or one without a classifier that is used for its embeddings. Every `nn.Linear`
     and `nn.Conv2d` of the model stands in exactly one place of the result: stem, heads, one unit, or the layers that
