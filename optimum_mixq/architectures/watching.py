@@ -4,15 +4,17 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from optimum_mixq.architectures.attention import routed_attention
-from optimum_mixq.architectures.describe import Architecture, Block, describe
+from optimum_mixq.architectures.describe import Architecture, Block, Unit, describe
 from optimum_mixq.architectures.measuring import measuring
 
 
@@ -134,17 +136,33 @@ def _watched_attention(
 def _watched_layers(model: PreTrainedModel, architecture: Architecture, watch: Watch) -> Iterator[None]:
     hooks = []
     for unit in architecture.units:
-        if unit.modules:  # its layers read the same tensor: the first one tells
-
-            def see(_: nn.Module, arguments: tuple, name: str = unit.name) -> None:
-                watch(name, arguments[:1])
-
-            hooks.append(model.get_submodule(unit.modules[0]).register_forward_pre_hook(see))
+        hooks += _watch_input(model, unit, watch)
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _watch_input(model: PreTrainedModel, unit: Unit, watch: Watch) -> list[RemovableHandle]:
+    """Show `watch` what the layers of a unit read: the same tensor, so that the first one tells.
+
+    They are given a view of it: what else reads the tensor, such as the residual around them, is left out of what
+    backward brings there.
+    """
+    views: list[Tensor] = []
+
+    def see(_: nn.Module, arguments: tuple, first: bool) -> tuple:
+        if first:
+            with torch._C.DisableTorchFunction():
+                views[:] = [arguments[0].view_as(arguments[0])]
+            watch(unit.name, views)
+        return (views[0], *arguments[1:])
+
+    return [
+        model.get_submodule(name).register_forward_pre_hook(partial(see, first=place == 0))
+        for place, name in enumerate(unit.modules)
+    ]
 
 
 @contextmanager

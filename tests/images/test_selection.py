@@ -156,6 +156,7 @@ def test_the_command_line_leaves_them_out_and_says_so(saved, tmp_path, capsys):
         "batch_size": 8,
         "revision": None,
         "device": None,
+        "task": None,
     }
     run_evaluate(Namespace(model=str(folder), **words))
     told = capsys.readouterr().out

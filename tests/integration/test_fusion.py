@@ -21,6 +21,7 @@ from optimum_mixq.integration.fusion import (
     separate_products,
 )
 from optimum_mixq.pipeline import quantize_model
+from optimum_mixq.quant.joint import JointProduct
 from optimum_mixq.quant.norms import RowLayerNorm
 from optimum_mixq.stages.calibration.blocks import calibrate
 from optimum_mixq.stages.packing import pack
@@ -197,4 +198,7 @@ def test_a_layer_has_an_activation_or_joins_others_not_both(vit):
     separate_products(model)
     layers[1].fuse("gelu")
     with pytest.raises(ValueError, match="Expected layers without an activation to join, found 'gelu'"):
-        join_products(model)
+        JointProduct(layers)
+    before = [layer.activation for layer in layers]
+    join_products(model)
+    assert [layer.activation for layer in layers] == before
