@@ -152,15 +152,18 @@ def _watch_input(model: PreTrainedModel, unit: Unit, watch: Watch) -> list[Remov
     """
     views: list[Tensor] = []
 
-    def see(_: nn.Module, arguments: tuple, first: bool) -> tuple:
-        if first:
+    def see(_: nn.Module, arguments: tuple, place: int) -> tuple:
+        if place == 0:
             with torch._C.DisableTorchFunction():
                 views[:] = [arguments[0].view_as(arguments[0])]
-            watch(unit.name, views)
-        return (views[0], *arguments[1:])
+            watch(unit.name, tuple(views))
+        view = views[0]
+        if place == len(unit.modules) - 1:
+            views.clear()  # it would keep the whole graph of this forward until the next one
+        return (view, *arguments[1:])
 
     return [
-        model.get_submodule(name).register_forward_pre_hook(partial(see, first=place == 0))
+        model.get_submodule(name).register_forward_pre_hook(partial(see, place=place))
         for place, name in enumerate(unit.modules)
     ]
 
