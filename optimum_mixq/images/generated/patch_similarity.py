@@ -67,7 +67,7 @@ class PatchSimilarity(ImageGenerator):
             hidden = output[0] if isinstance(output, tuple) else output
             loss = loss - similarity_entropy(hidden.float()).reshape(len(loss), -1).mean(1)
         logits = answer.get("logits")
-        if logits is not None and logits.shape[1] > 1:
+        if logits is not None and logits.dim() == 2 and logits.shape[1] > 1:  # not one for each pixel
             drawn = classes.to(logits.device) % logits.shape[1]
             loss = loss + self.class_weight * F.cross_entropy(logits.float(), drawn, reduction="none")
         return loss
