@@ -1,6 +1,10 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Small random models of each family, for tests of structure and arithmetic. Accuracy is for trained ones."""
 
+import interpret_triton  # noqa: F401
+
+
+# isort: split
 import os
 from collections.abc import Callable
 from pathlib import Path

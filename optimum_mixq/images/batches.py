@@ -56,6 +56,11 @@ def take_images(batches: Iterable[Batch], count: int) -> list[Batch]:
     return taken
 
 
+def first_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
+    """Return what `take_images` does, of batches (B, C, H, W) of pixels alone."""
+    return [batch.pixel_values for batch in take_images((Batch(pixels, None, ()) for pixels in batches), count)]
+
+
 @dataclass(frozen=True)
 class Images:
     """Rows of one source. Nothing is decoded before `batches` reaches it.

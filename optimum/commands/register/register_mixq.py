@@ -131,7 +131,7 @@ def _add_model(parser: ArgumentParser, what: str) -> None:
 
 
 def _add_dataset(parser: ArgumentParser, split: str) -> None:
-    parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+    parser.add_argument("--dataset", required=True, help="an image folder, a data set on the Hub, or synthetic")
     parser.add_argument("--split", help=split)
 
 
@@ -178,7 +178,7 @@ def _add_choice(parser: ArgumentParser) -> None:
 
 def _add_samples(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--calibration-samples", type=parse_count, default=32, help=f"images that set the ranges {DEFAULT}"
+        "--calibration-samples", type=parse_count, default=128, help=f"images that set the ranges, at most {DEFAULT}"
     )
     parser.add_argument(
         "--sensitivity-samples",
