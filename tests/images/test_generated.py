@@ -91,7 +91,7 @@ def test_patch_similarity_raises_entropy_and_what_the_drawn_class_gets(vit, proc
         draw_natural(vit, generator)
         classes.append(int(torch.randint(2**31, (), generator=generator)))
     found = maker.make(vit, scale, generators(4))
-    before, after = (maker.loss(vit, pixels, torch.tensor(classes)) for pixels in (start, found))
+    before, after = (maker.loss(vit, pixels, torch.tensor(classes)).detach() for pixels in (start, found))
     assert (after < before).all()
     assert float(after.mean()) < float(before.mean()) - 0.5
     ends = scale.normalize(torch.zeros(3, 1, 1)), scale.normalize(torch.ones(3, 1, 1))

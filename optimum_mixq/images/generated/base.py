@@ -14,6 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from optimum_mixq.architectures.backbones import is_backbone
 from optimum_mixq.architectures.describe import configured_channels, configured_image_size
 from optimum_mixq.images.batches import Images, Role
+from optimum_mixq.images.labels import Label
 
 
 # As many as calibration and the choice of bits may ask for; only those that are drawn are made.
@@ -107,10 +108,12 @@ class _Made:
         self.generator, self.model, self.scale = generator, model, scale
         self.kept: dict[int, Tensor] = {}
 
-    def __call__(self, images: list[Any], indices: Sequence[int]) -> Tensor:
+    def __call__(
+        self, images: list[Any], labels: list[Label | None], indices: Sequence[int]
+    ) -> tuple[Tensor, list[Label | None]]:
         missing = [row for row in dict.fromkeys(indices) if row not in self.kept]
         if missing:
             generators = [torch.Generator().manual_seed(row) for row in missing]
             made = self.generator.make(self.model, self.scale, generators)
             self.kept.update(zip(missing, made, strict=True))
-        return torch.stack([self.kept[row] for row in indices])
+        return torch.stack([self.kept[row] for row in indices]), labels
