@@ -36,6 +36,8 @@ from transformers import (
     SwinForImageClassification,
     Swinv2Config,
     Swinv2ForImageClassification,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
@@ -171,6 +173,15 @@ def build_segmenting_segformer() -> PreTrainedModel:
     return SegformerForSemanticSegmentation(SegformerConfig(**REDUCED))
 
 
+def build_upernet() -> PreTrainedModel:
+    """Three stages of a Swin, the first of which shifts its windows, under a decode head and another for training."""
+    swin = SwinConfig(
+        **WINDOWED | {"depths": [2, 1, 1], "num_heads": [1, 2, 2]}, out_features=["stage1", "stage2", "stage3"]
+    )
+    heads = {"hidden_size": 8, "auxiliary_channels": 8, "auxiliary_in_channels": 32, "pool_scales": [1, 2]}
+    return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=swin, num_labels=5, **heads))
+
+
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "vit": build_vit,
     "deit": build_deit,
@@ -188,6 +199,7 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "swinv2": build_swinv2,
     "segformer": build_segformer,
     "segmenting_segformer": build_segmenting_segformer,
+    "upernet": build_upernet,
 }
 
 

@@ -26,6 +26,8 @@ from transformers import (
     SwinForImageClassification,
     Swinv2Config,
     Swinv2ForImageClassification,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
@@ -75,6 +77,11 @@ FULL_SIZE = {
     "segformer-b0": lambda: SegformerForSemanticSegmentation(SegformerConfig(num_labels=150)),
     "segformer-b5": lambda: SegformerForSemanticSegmentation(
         SegformerConfig(depths=[3, 6, 40, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768)
+    ),
+    "upernet-swin-tiny": lambda: UperNetForSemanticSegmentation(
+        UperNetConfig(
+            backbone_config=SwinConfig(out_features=["stage1", "stage2", "stage3", "stage4"]), num_labels=150
+        )
     ),
     "swin-tiny": lambda: SwinForImageClassification(SwinConfig()),
     "swin-small": lambda: SwinForImageClassification(SwinConfig(depths=[2, 2, 18, 2])),
@@ -233,6 +240,6 @@ def test_a_layer_without_a_place_is_named(vit):
 def test_some_take_any_image_size_and_the_others_one():
     sizes = {name: expected_image_size(build()) for name, build in BUILDERS.items()}
     any_size = {"swin", "padded_swin", "swinv2", "beit", "dinov2", "gated_dinov2", "dinov2_with_registers"}
-    any_size |= {"segformer", "segmenting_segformer"}
+    any_size |= {"segformer", "segmenting_segformer", "upernet"}
     assert {name for name, size in sizes.items() if size is None} == any_size
     assert {sizes[name] for name in sizes.keys() - any_size} == {(16, 16)}

@@ -11,9 +11,12 @@ from optimum_mixq.architectures.families import (
     siglip,
     swin,
     swinv2,
+    upernet,
     vit,
     vit_msn,
 )
 
 
-__all__ = ["beit", "clip", "deit", "dinov2", "ijepa", "segformer", "siglip", "swin", "swinv2", "vit", "vit_msn"]
+__all__ = [
+    "beit", "clip", "deit", "dinov2", "ijepa", "segformer", "siglip", "swin", "swinv2", "upernet", "vit", "vit_msn",
+]  # fmt: skip
