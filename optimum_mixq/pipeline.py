@@ -22,7 +22,7 @@ from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.allocation.halves import add_certainty, are_images_enough
 from optimum_mixq.stages.allocation.propose import best_plans_of_averages, objectives, propose_plans
 from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
-from optimum_mixq.stages.evaluation import measure_logits
+from optimum_mixq.stages.evaluation import run_together
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
 from optimum_mixq.stages.reconstruction.reconstruct import start_reconstruction
 from optimum_mixq.stages.relevance.measure import measure_relevance
@@ -192,25 +192,22 @@ def compare_plans(measured: "Measurements", plans: Mapping[str, BitPlan]) -> tup
     # per objective costs little beside the table of sensitivities, and no plan is worse than uniform bits here.
     """
     model, images, config = measured.model, measured.measurement_images, measured.config
-    reference, _ = measure_logits(model, images)
-    distances: dict[str, float] = {}
-    nearest: PreTrainedModel | None = None
+    packed: dict[str, PreTrainedModel] = {}
+    standing: dict[str, str] = {}  # the first plan with the same bits
     for number, (name, plan) in enumerate(plans.items(), 1):
-        same = next((other for other in distances if plans[other].bits == plan.bits), None)
-        if same is not None:
-            distances[name] = distances[same]
-            continue
-        description = f"Calibrating plan {number} of {len(plans)}, to compare"
-        packed = pack(calibrate(model, plan, measured.choosing_images, config, description))
-        logits, _ = measure_logits(packed, images)
-        divergence = task_of(model).divergence(logits.double(), reference.double(), config.temperature)
-        distances[name] = float(divergence.mean())
-        if distances[name] == min(distances.values()):
-            nearest = packed
+        standing[name] = next((other for other in packed if plans[other].bits == plan.bits), name)
+        if standing[name] == name:
+            description = f"Calibrating plan {number} of {len(plans)}, to compare"
+            packed[name] = pack(calibrate(model, plan, measured.choosing_images, config, description))
+    sums, task = dict.fromkeys(packed, 0.0), task_of(model)
+    for _, logits in run_together({"": model, **packed}, images):
+        reference = logits.pop("").double()
+        for name, found in logits.items():
+            sums[name] += float(task.divergence(found.double(), reference, config.temperature).sum())
+    distances = {name: sums[standing[name]] / sum(map(len, images)) for name in plans}
     chosen = min(distances, key=lambda name: distances[name])
-    assert nearest is not None  # there are plans, and one of them is the nearest
     provenance = {**plans[chosen].provenance, "compared": distances, "chosen": chosen}
-    return replace(plans[chosen], provenance=provenance), nearest
+    return replace(plans[chosen], provenance=provenance), packed[standing[chosen]]
 
 
 def sweep_plans(

@@ -116,10 +116,17 @@ class Family(ABC):
     model_type: str  # as its configuration calls it
     classifiers: tuple[str, ...]  # names of the classes that are supported, with their subclasses
     backbones: tuple[str, ...] = ()  # and those of its classes without a classifier, whose embeddings are used
+    # Names of the classes for other tasks, by what the Hub calls the task: {"image-segmentation": (...)}.
+    further: Mapping[str, tuple[str, ...]] = {}
     # Where `embedding` finds the embeddings, for people.
     embedding_words: str = "`outputs.pooler_output`, or `outputs.last_hidden_state[:, 0]` without a pooler"
     # Modules of a backbone whose place may hold None. Where a checkpoint lacks their tensors they are taken out.
     optional: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of all classes that are supported."""
+        return (*self.classifiers, *self.backbones, *(name for names in self.further.values() for name in names))
 
     def handles(self, model: nn.Module) -> bool:
         """Return whether a model belongs to this family."""

@@ -52,7 +52,7 @@ def describe(model: PreTrainedModel) -> Architecture:
     """
     _refuse_wrapped(model)
     family = family_of(model)
-    if not {*family.classifiers, *family.backbones} & class_names(model):
+    if not set(family.classes) & class_names(model):
         raise ValueError(_describe_other_class(model, family))
     architecture = family.describe(model)
     _check_complete(model, architecture)
@@ -91,6 +91,8 @@ def _describe_other_class(model: PreTrainedModel, family: Family) -> str:
     if family.backbones:
         expected += f" or a model without a classifier ({', '.join(family.backbones)}, or a subclass)"
         way_out += ", or with AutoModel for its embeddings"
+    for task, names in family.further.items():
+        expected += f", or a model for {task} ({', '.join(names)}, or a subclass)"
     return f"Expected {expected}, found {type(model).__name__}. {way_out}."
 
 

@@ -23,7 +23,8 @@ class Batch:
     """Pixels (B, C, H, W) float32 as the model takes them, labels or None, and one fingerprint per row.
 
     Labels are class numbers (B,) int64. Where a model has several classes or targets per image they are
-    (B, num_labels) float32, and (B,) float32 for a single target.
+    (B, num_labels) float32, and (B,) float32 for a single target. What else a label is, its kind tells
+    (`label_kinds.py`).
     """
 
     pixel_values: Tensor
@@ -64,13 +65,14 @@ def first_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
 class Images:
     """Rows of one source. Nothing is decoded before `batches` reaches it.
 
-    `read` returns a row's image and its label as the source has it, `labels` turns that into the model's. For
-    calibration a label that the model does not know counts as none; for evaluation it raises.
+    `read` returns a row's image and its label as the source has it, `labels` turns that into the model's. `prepare`
+    makes pixel values of images, and labels that fit these. For calibration a label that the model does not know
+    counts as none; for evaluation it raises.
     """
 
     count: int
     read: Callable[[int], tuple[Any, Any]]
-    prepare: Callable[[list[Any], Sequence[int]], Tensor]
+    prepare: Callable[[list[Any], list[Label | None], Sequence[int]], tuple[Tensor, list[Label | None]]]
     num_labels: int  # of the model; 0 where it has no classes, and labels are the source's own
     description: str
     role: Role = "evaluation"
@@ -83,8 +85,8 @@ class Images:
         for start in range(0, len(rows), batch_size):
             indices = rows[start : start + batch_size]
             images, raw_labels = zip(*(self.read(index) for index in indices), strict=True)
-            pixel_values = self.prepare(list(images), indices)  # (B, C, H, W)
             labels = [self._read_label(raw, index) for raw, index in zip(raw_labels, indices, strict=True)]
+            pixel_values, labels = self.prepare(list(images), labels, indices)  # (B, C, H, W)
             yield Batch(pixel_values, stack_labels(labels), tuple(map(fingerprint, pixel_values)))
 
     def _read_label(self, raw: Any, index: int) -> Label | None:

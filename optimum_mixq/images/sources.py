@@ -19,14 +19,13 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
-from optimum_mixq.architectures.backbones import is_backbone
 from optimum_mixq.images.batches import Images, Role
 from optimum_mixq.images.decoding import PICTURES, read_picture
 from optimum_mixq.images.folders import load_rows
-from optimum_mixq.images.labels import label_reader, own_label_reader
+from optimum_mixq.images.label_kinds import label_kind_of
 from optimum_mixq.images.loaders import batch_splitter, drawn_rows, row_collator
-from optimum_mixq.images.preparation import Preparation, check_size, require_processor
-from optimum_mixq.images.samples import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_THE_COLUMN, label_feature, split_sample
+from optimum_mixq.images.preparation import check_size, require_processor
+from optimum_mixq.images.samples import IMAGE_COLUMNS, NAME_THE_COLUMN, label_feature, split_sample
 from optimum_mixq.images.splits import take_split
 
 
@@ -170,7 +169,10 @@ class _Opened:
         split: Callable[[Any, str], tuple[Any, Any]] | None = None,
     ) -> Images:
         """Open rows that `split` takes apart into image and label."""
-        split = split or partial(split_sample, image_column=self.image_column, label_column=self.label_column)
+        split = split or partial(
+            split_sample, image_column=self.image_column, label_column=self.label_column,
+            label_columns=label_kind_of(self.model).columns,
+        )  # fmt: skip
 
         def read(index: int) -> tuple[Any, Any]:
             row, name = rows[index], f"row {rows[index]} of {what}"
@@ -216,7 +218,8 @@ class _Opened:
             )
         if self.label_column is not None and self.label_column not in names:
             raise ValueError(f"There is no column '{self.label_column}': the data set has {', '.join(names)}.")
-        return image_column, self.label_column or next((name for name in LABEL_COLUMNS if name in names), None)
+        usual = label_kind_of(self.model).columns
+        return image_column, self.label_column or next((name for name in usual if name in names), None)
 
     def _check_first(self, value: Any) -> None:
         image = value[0] if isinstance(value, tuple) else value
@@ -224,17 +227,15 @@ class _Opened:
             require_processor(self.processor)
 
     def _build(self, count: int, read: Callable[[int], tuple[Any, Any]], what: str, feature: Any) -> Images:
-        prepare = Preparation(self.model, self.processor, what)
-        if is_backbone(self.model):
-            labels = own_label_reader(feature, self.label_names)
-        else:
-            labels = label_reader(self.model.config, feature, self.label_names)
-        images = Images(count, read, prepare, _count_classes(self.model), what, self.role, labels)
+        kind = label_kind_of(self.model)
+        prepare = kind.preparation(self.model, self.processor, what)
+        labels = kind.reader(self.model, feature, self.label_names)
+        images = Images(count, read, prepare, kind.count_classes(self.model), what, self.role, labels)
         return _for_role(images, self.role)
 
 
 def _count_classes(model: PreTrainedModel) -> int:
-    return 0 if is_backbone(model) else int(model.config.num_labels)
+    return label_kind_of(model).count_classes(model)
 
 
 def _skip_unreadable(images: Images) -> Images:

@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """How a model is loaded for its task: by the class of its checkpoint, or by what the task is said to be."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from optimum_mixq.architectures.backbones import drop_absent, is_backbone, is_backbone_name
 from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.further import further_task_of
 from optimum_mixq.tasks.base import Task, auto_class_named, task_of
 from optimum_mixq.tasks.features import Features
 
@@ -31,6 +32,13 @@ def load_model(name_or_folder: str | Path, task: str | None = None, **options: A
         logger.warning(f"{name_or_folder} has no {' and no '.join(dropped)}: that part was left out of the model.")
     _require_head(model, told["missing_keys"], str(name_or_folder))
     return model
+
+
+def hub_task_of(class_names: Iterable[str]) -> str:
+    """Return what the Hub calls the task of the classes that a checkpoint names."""
+    names = list(class_names)
+    further = [task for task in map(further_task_of, names) if task is not None]
+    return further[0] if further else (Features if any(map(is_backbone_name, names)) else Task).hub_task
 
 
 def take_part(model: PreTrainedModel, task: str | None) -> PreTrainedModel:
@@ -63,5 +71,4 @@ def _require_head(model: PreTrainedModel, missing: Collection[str], name: str) -
 def _task_of_checkpoint(name_or_folder: str | Path, options: dict[str, Any]) -> str:
     """Return what the Hub calls the task that the class of a checkpoint stands for."""
     where = {name: value for name, value in options.items() if name not in ("dtype", "device_map")}
-    classes = AutoConfig.from_pretrained(name_or_folder, **where).architectures or ()
-    return (Features if any(map(is_backbone_name, classes)) else Task).hub_task
+    return hub_task_of(AutoConfig.from_pretrained(name_or_folder, **where).architectures or ())

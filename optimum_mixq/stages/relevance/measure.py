@@ -164,7 +164,7 @@ def _block_inputs(
 
 
 def _start(model: PreTrainedModel, logits: Tensor, labels: Tensor | None) -> Tensor:
-    """Return what relevance starts as: the share (B, outputs) of each logit in what is explained."""
+    """Return what relevance starts as: the share (B, ...) of each logit in what is explained."""
     require_finite(logits, "the model's logits")
     return task_of(model).explained(logits, labels)
 

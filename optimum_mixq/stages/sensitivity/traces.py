@@ -48,7 +48,7 @@ def trace_units(
 ) -> Iterator[dict[str, UnitTrace]]:
     """Yield each block's traces, by unit name, for images (B, C, H, W).
 
-    `start` returns the probes v (B, outputs) for logits (B, outputs): gradients of v^T logits are traced.
+    `start` returns the probes v for logits (B, ...), of their shape: gradients of v^T logits are traced.
     """
     watched: dict[str, Sequence[Tensor]] = {}
     with watched_units(model, watched.__setitem__):

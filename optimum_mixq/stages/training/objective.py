@@ -90,6 +90,11 @@ def require_lesson(task: Task, config: MixQTrainingConfig) -> None:
             f"Expected distillation=1 for a model without a classifier, found {config.distillation:g}: its embeddings "
             "have no labels to learn from, and are learned from the float model alone."
         )
+    if config.distillation < 1 and (config.mixup or config.cutmix) and not task.mixes_targets:
+        raise ValueError(
+            f"Expected mixup=0 and cutmix=0 for labels of the task '{task.hub_task}', found {config.mixup:g} and "
+            f"{config.cutmix:g}: such labels cannot be mixed. Set both to 0, or distillation to 1."
+        )
 
 
 @contextmanager
