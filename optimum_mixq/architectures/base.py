@@ -3,7 +3,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -160,6 +160,13 @@ class Family(ABC):
         attention goes through transformers' attention interface need none.
         """
         return {}
+
+    def added_after(self, model: PreTrainedModel, size: tuple[int, int]) -> Sequence[Tensor]:
+        """Return what the model itself adds to the hidden states after each block but the last, for images of a size.
+
+        By default, each block is given what the one before put out.
+        """
+        return ()
 
     def channels(self, model: PreTrainedModel) -> int:
         """Return how many channels the model's images have."""

@@ -1,8 +1,9 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Runs a model block by block: what calibration and sensitivity share.
 
-The blocks of a model form a chain: each takes the hidden states that the one before returned, and next to them
-arguments (masks, map sizes) that do not depend on the weights. `record_calls` keeps those.
+The blocks of a model form a chain: each takes the hidden states that the one before returned, to which some models
+add position embeddings, and next to them arguments (masks, map sizes). `record_calls` keeps what comes beside hidden
+states: none of it depends on the weights of blocks.
 """
 
 import itertools
@@ -16,14 +17,16 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Architecture, Block
+from optimum_mixq.architectures.registry import family_of
 
 
 @dataclass(frozen=True)
 class BlockCall:
-    """The arguments of one block's forward beside its hidden states."""
+    """The arguments of one block's forward beside its hidden states, and what the model adds to these before."""
 
     arguments: tuple[Any, ...]
     options: dict[str, Any]
+    added: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,12 @@ def record_calls(model: PreTrainedModel, architecture: Architecture, pixel_value
     calls: dict[str, BlockCall] = {}
     returned: list[Any] = []
     hooks = []
-    for block in architecture.blocks:
+    size = (pixel_values.shape[-2], pixel_values.shape[-1])
+    added = (None, *family_of(model).added_after(model, size))
+    for block, tensor in itertools.zip_longest(architecture.blocks, added):
 
-        def keep(_: Any, arguments: tuple, options: dict, name: str = block.name) -> None:
-            calls[name] = BlockCall(arguments[1:], dict(options))
+        def keep(_: Any, arguments: tuple, options: dict, block: Block = block, added: Any = tensor) -> None:
+            calls[block.name] = BlockCall(arguments[1:], dict(options), added)
 
         hooks.append(model.get_submodule(block.module).register_forward_pre_hook(keep, with_kwargs=True))
     last = _links(model, architecture)[-1]
@@ -82,6 +87,7 @@ def record_hidden(model: PreTrainedModel, architecture: Architecture, pixel_valu
 
 def run_block(model: PreTrainedModel, block: Block, hidden: Tensor, call: BlockCall) -> Tensor:
     """Return the block's hidden states, given those of the block before."""
+    hidden = hidden if call.added is None else hidden + call.added
     output = model.get_submodule(block.module)(hidden, *call.arguments, **call.options)
     return output[0] if isinstance(output, tuple) else output
 
@@ -91,8 +97,8 @@ def finish(
 ) -> Any:
     """Return the model's output for the hidden states after its last block.
 
-    The model's own forward runs on a chain cut down to its last link, which hands out `hidden`: no block and no patch
-    merging is reached. `pixel_values` (1, C, H, W) is any one image: it goes through the stem, and is forgotten.
+    The model's own forward runs on a chain whose links are all its last one, which hands out `hidden`: no block and no
+    patch merging is reached, and what a model adds between links it adds before the last one. `pixel_values` (1, C, H, W) is any one image: it goes through the stem, and is forgotten.
     """
     last = _links(model, architecture)[-1]
     others = calls.others_returned
@@ -103,7 +109,7 @@ def finish(
     parent, _, name = architecture.chain.rpartition(".")
     owner, chain = model.get_submodule(parent), model.get_submodule(architecture.chain)
     last.forward = forward
-    setattr(owner, name, nn.ModuleList([last]))
+    setattr(owner, name, nn.ModuleList([last] * len(chain)))
     try:
         return model(pixel_values=pixel_values)
     finally:
