@@ -34,6 +34,8 @@ from transformers import (
     ViTImageProcessorPil,
     ViTMSNConfig,
     ViTMSNForImageClassification,
+    YolosConfig,
+    YolosForObjectDetection,
 )
 
 from optimum_mixq.architectures.describe import configured_image_size
@@ -140,6 +142,11 @@ def build_swinv2() -> PreTrainedModel:
     return Swinv2ForImageClassification(Swinv2Config(**TWO_STAGES))
 
 
+def build_yolos() -> PreTrainedModel:
+    """With position embeddings between its blocks, on images that are no squares."""
+    return YolosForObjectDetection(YolosConfig(**PLAIN | {"image_size": (16, 24)}, num_detection_tokens=6))
+
+
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "vit": build_vit,
     "deit": build_deit,
@@ -155,6 +162,7 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "clip": build_clip,
     "siglip": build_siglip,
     "swinv2": build_swinv2,
+    "yolos": build_yolos,
 }
 
 

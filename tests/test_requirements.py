@@ -31,10 +31,10 @@ def test_every_package_that_is_imported_is_required_and_no_other():
     setup = configparser.ConfigParser()
     setup.read(PACKAGE.parent / "setup.cfg")
     extras = setup["options.extras_require"]
-    required, engines = (
+    required, optional = (
         required_by(setup["options"]["install_requires"]),
-        required_by(extras["onnx"] + extras["openvino"]),
+        required_by(extras["onnx"] + extras["openvino"] + extras["detection"]),
     )
     imported = {NAMES.get(name, name) for name in imported_packages()} - sys.stdlib_module_names - {"optimum_mixq"}
-    assert required <= imported <= required | engines
-    assert not required & engines and engines <= required_by(extras["test"])
+    assert required <= imported <= required | optional
+    assert not required & optional and optional <= required_by(extras["test"])

@@ -5,6 +5,7 @@
 from optimum_mixq.tasks import single_label  # noqa: F401, I001
 from optimum_mixq.tasks import multi_label, regression  # noqa: F401
 from optimum_mixq.tasks import features  # noqa: F401
+from optimum_mixq.tasks import object_detection  # noqa: F401
 from optimum_mixq.tasks.base import Task, auto_class_named, register_task, run_model, task_of
 
 
