@@ -23,6 +23,9 @@ from transformers import (
     IJepaConfig,
     IJepaForImageClassification,
     PreTrainedModel,
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
     SiglipConfig,
     SiglipForImageClassification,
     SwinConfig,
@@ -147,6 +150,30 @@ def build_yolos() -> PreTrainedModel:
     return YolosForObjectDetection(YolosConfig(**PLAIN | {"image_size": (16, 24)}, num_detection_tokens=6))
 
 
+# Two stages: in the first one attention reduces its keys, and maps are 8 x 8 and 4 x 4.
+REDUCED = {
+    "image_size": 32,
+    "num_encoder_blocks": 2,
+    "depths": [1, 2],
+    "sr_ratios": [2, 1],
+    "hidden_sizes": [8, 16],
+    "patch_sizes": [7, 3],
+    "strides": [4, 2],
+    "num_attention_heads": [1, 2],
+    "mlp_ratios": [2, 2],
+    "decoder_hidden_size": 12,
+    "num_labels": 5,
+}
+
+
+def build_segformer() -> PreTrainedModel:
+    return SegformerForImageClassification(SegformerConfig(**REDUCED))
+
+
+def build_segmenting_segformer() -> PreTrainedModel:
+    return SegformerForSemanticSegmentation(SegformerConfig(**REDUCED))
+
+
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "vit": build_vit,
     "deit": build_deit,
@@ -163,6 +190,8 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "siglip": build_siglip,
     "swinv2": build_swinv2,
     "yolos": build_yolos,
+    "segformer": build_segformer,
+    "segmenting_segformer": build_segmenting_segformer,
 }
 
 

@@ -3,7 +3,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-UnitKind = Literal["qkv", "qk", "av", "proj", "fc1", "fc2", "reduction"]
+UnitKind = Literal["qkv", "q", "kv", "qk", "av", "proj", "fc1", "fc2", "reduction"]
 # Takes the arguments of a torch function and returns its output, with a rule of relevance for backward, or None where
 # no rule applies.
 Rule = Callable[..., Tensor | None]
@@ -76,6 +76,8 @@ class Block:
     activations: tuple[Activation, ...] = ()
     residuals: tuple[Residual, ...] = ()
     passing: tuple[str, ...] = ()  # other modules that relevance passes unchanged: they scale, bend or normalise
+    # True where something stands between the block before and this one, such as another patch embedding.
+    apart: bool = False
 
     def unit(self, kind: str) -> Unit:
         """Return the block's unit of one kind."""
@@ -90,11 +92,24 @@ class Architecture:
     """The quantizable structure of one model, in forward order."""
 
     model_type: str
-    stem: str  # the convolution of the patch embedding, whose patches do not overlap
+    stem: str | None  # the convolution of the patch embedding; None where it stays float
     heads: tuple[str, ...]
     blocks: tuple[Block, ...]
     chain: str  # the list that the model's forward loops over: its blocks, or in a Swin the stages that hold them
     left_float: tuple[str, ...] = ()  # linear layers and convolutions that are not quantized
+    taps: tuple[str, ...] = ()  # blocks whose hidden states are read by more than the next block; there are no heads
+
+    def __post_init__(self) -> None:
+        if self.taps and self.heads:
+            raise ValueError(
+                f"Expected no heads where more than the last block is read ({', '.join(self.taps)}), found "
+                f"{', '.join(self.heads)}. Name them under left_float."
+            )
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether each block is given what the one before returned, and all else reads the last one alone."""
+        return not self.taps and not any(block.apart for block in self.blocks)
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -160,13 +175,6 @@ class Family(ABC):
         attention goes through transformers' attention interface need none.
         """
         return {}
-
-    def added_after(self, model: PreTrainedModel, size: tuple[int, int]) -> Sequence[Tensor]:
-        """Return what the model itself adds to the hidden states after each block but the last, for images of a size.
-
-        By default, each block is given what the one before put out.
-        """
-        return ()
 
     def channels(self, model: PreTrainedModel) -> int:
         """Return how many channels the model's images have."""

@@ -121,7 +121,8 @@ def _refuse_wrapped(model: nn.Module) -> None:
 
 def _check_complete(model: PreTrainedModel, architecture: Architecture) -> None:
     modules = dict(model.named_modules())
-    described = [architecture.stem, *architecture.heads, *architecture.unit_of_module, *architecture.left_float]
+    stem = [] if architecture.stem is None else [architecture.stem]
+    described = [*stem, *architecture.heads, *architecture.unit_of_module, *architecture.left_float]
     layers = {name for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Conv2d))}
     missing, absent = sorted(layers - set(described)), sorted(set(described) - set(modules))
     if missing or absent or len(described) != len(set(described)):

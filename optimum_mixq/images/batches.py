@@ -87,6 +87,7 @@ class Images:
             images, raw_labels = zip(*(self.read(index) for index in indices), strict=True)
             labels = [self._read_label(raw, index) for raw, index in zip(raw_labels, indices, strict=True)]
             pixel_values, labels = self.prepare(list(images), labels, indices)  # (B, C, H, W)
+            labels = [self._check_label(label, index) for label, index in zip(labels, indices, strict=True)]
             yield Batch(pixel_values, stack_labels(labels), tuple(map(fingerprint, pixel_values)))
 
     def _read_label(self, raw: Any, index: int) -> Label | None:
@@ -95,8 +96,20 @@ class Images:
         try:
             return read_class_number(raw, self.num_labels) if self.labels is None else self.labels.read(raw)
         except ValueError as error:
-            if self.role == "calibration":
-                return None
+            self._refuse_label(index, error)
+            return None
+
+    def _check_label(self, label: Label | None, index: int) -> Label | None:
+        try:
+            if label is not None and self.labels is not None and self.labels.check is not None:
+                self.labels.check(label)
+            return label
+        except ValueError as error:
+            self._refuse_label(index, error)
+            return None
+
+    def _refuse_label(self, index: int, error: ValueError) -> None:
+        if self.role == "evaluation":
             raise ValueError(f"Row {index} of {self.description} has {error}.") from error
 
 

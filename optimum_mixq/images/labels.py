@@ -20,11 +20,13 @@ Label = int | float | Tensor
 class LabelReader:
     """`read` turns what a source stores into a label of the model, or None for an unlabelled image.
 
-    `mismatch` says why the source's labels are none of the model's, and is None where they fit.
+    `check` raises a ValueError for a label that is none of the model's once it is prepared with its image. `mismatch`
+    says why the source's labels are none of the model's, and is None where they fit.
     """
 
     read: Callable[[Any], Label | None]
     mismatch: str | None = None
+    check: Callable[[Label], None] | None = None
 
 
 def label_reader(

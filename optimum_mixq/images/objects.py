@@ -33,8 +33,8 @@ SLACK = 2.0
 class Objects(LabelKind):
     """A list of objects (objects, 6) float32 for each image: class, center, width, height, and 1 for a crowd.
 
-    A source has boxes in pixels, (x, y, width, height) with the upper left corner; labels of a batch have them in parts
-    of the image's sides.
+    A source has boxes in pixels, (x, y, width, height) with the upper left corner; labels of a batch have them in
+    parts of the image's sides.
     """
 
     columns = ("objects", "annotations")
@@ -57,8 +57,8 @@ class Objects(LabelKind):
             height, width = configured_image_size(model)
             processor = with_image_size(processor, (height, width))
             logger.warning(
-                f"The image processor makes images of many sizes, and batches need one: they are resized to {height} x "
-                f"{width} pixels, as the model is configured. Set its `size` for another one."
+                f"The image processor makes images of many sizes, and batches need one: they are resized to {height} "
+                f"x {width} pixels, as the model is configured. Set its `size` for another one."
             )
         return ObjectPreparation(model, processor, description)
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForObjectDetection, PreTrainedModel
 
@@ -95,8 +94,8 @@ class ObjectDetection(Task):
             "transformers' Trainer and prepare_for_training(...), whose models have their own loss."
         )
 
-    def accuracy(self, logits: Tensor, labels: Tensor) -> float:
-        """Return the mean average precision over IoU from 0.5 to 0.95, as COCO defines it."""
+    def accuracy(self, logits: Tensor, labels: Tensor) -> float | None:
+        """Return the mean average precision over IoU from 0.5 to 0.95, as COCO defines it; None without objects."""
         meter = AveragePrecision(detections)
         meter.add(logits, labels)
         return meter.value()
@@ -130,7 +129,7 @@ class ObjectDetection(Task):
 
 
 def detections(logits: Tensor) -> Tensor:
-    """Return the likeliest class of each query, its confidence and its box (B, Q, 6), as transformers' processors do."""
+    """Return the likeliest class of each query, its confidence and its box (B, Q, 6), as transformers does."""
     confidences, classes = logits[..., :-BOX].softmax(-1)[..., :-1].max(-1)
     return torch.cat([classes[..., None].to(logits), confidences[..., None], logits[..., -BOX:]], -1)
 
@@ -151,6 +150,6 @@ def _class_weights(objects: Tensor) -> Tensor:
 
 
 def _deviations(logits: Tensor) -> Tensor:
-    """Return what the errors of boxes (B, Q, 4) are measured by: horizontal ones by the width, others by the height."""
+    """Return what the errors of boxes (B, Q, 4) are measured by: horizontal ones by the width, others by height."""
     sides = logits.detach()[..., -2:].clamp(min=LEAST_SIDE)
     return BOX_DEVIATION * torch.cat([sides, sides], -1)

@@ -14,7 +14,7 @@ from optimum_mixq.architectures.registry import FAMILIES
 from optimum_mixq.architectures.rules import PositiveLinear
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.relevance.measure import measure_relevance
-from optimum_mixq.tasks import run_model, task_of
+from optimum_mixq.tasks import auto_class_named, run_model, task_of
 
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_the_readme_and_the_page_of_models_list_the_families_and_their_classes()
     listed = re.search(r"Model types of transformers: (.*?)\n\(", text, re.S)[1]
     assert re.findall(r"`(\w+)`", listed) == sorted(family.model_type for family in FAMILIES)
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / "docs" / "supported-models.md").read_text(), re.M)
-    expected = sorted((family.model_type, list(family.classes)) for family in FAMILIES)
+    expected = sorted((family.model_type, [*family.classes]) for family in FAMILIES)
     assert [(model_type, re.findall(r"`(\w+)`", classes)) for model_type, classes in rows] == expected
 
 
@@ -56,7 +56,7 @@ def test_a_mixed_plan_is_chosen_packed_saved_and_loaded(name, arithmetic, sensit
     packed = quantizer.quantize(config, pixels, save_dir=tmp_path / "packed")
     assert list(quantizer.plan.bits) == [unit.name for unit in describe(model).units]
     assert quantizer.relevance.conservation_error < 1e-4
-    loaded = task_of(model).auto_class.from_pretrained(tmp_path / "packed").to(model.device).eval()
+    loaded = auto_class_named(task_of(model).hub_task).from_pretrained(tmp_path / "packed").to(model.device).eval()
     images = pixels.to(model.device)
     assert type(loaded) is type(model) and torch.equal(logits(loaded, images), logits(packed, images))
 

@@ -297,7 +297,9 @@ def test_the_report_tells_distances_of_embeddings(vit_backbone, tmp_path):
 
 def test_labels_cannot_be_learned_from(vit_backbone):
     quantizer = MixQQuantizer.from_pretrained(vit_backbone)
-    message = r"Expected distillation=1 for the task 'image-feature-extraction', found 0\.5: there is no loss against its"
+    message = (
+        r"Expected distillation=1 for the task 'image-feature-extraction', found 0\.5: there is no loss against its"
+    )
     with pytest.raises(ValueError, match=message):
         quantizer.train(labelled(vit_backbone, 8), MixQTrainingConfig(distillation=0.5))
 

@@ -7,6 +7,7 @@ from optimum_mixq.architectures.families import (
     deit,
     dinov2,
     ijepa,
+    segformer,
     siglip,
     swin,
     swinv2,
@@ -16,4 +17,17 @@ from optimum_mixq.architectures.families import (
 )
 
 
-__all__ = ["beit", "clip", "deit", "dinov2", "ijepa", "siglip", "swin", "swinv2", "vit", "vit_msn", "yolos"]
+__all__ = [
+    "beit",
+    "clip",
+    "deit",
+    "dinov2",
+    "ijepa",
+    "segformer",
+    "siglip",
+    "swin",
+    "swinv2",
+    "vit",
+    "vit_msn",
+    "yolos",
+]

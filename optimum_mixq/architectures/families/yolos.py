@@ -5,13 +5,14 @@ Larger ones add position embeddings to the hidden states after each block but th
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.base import Rule, find_module
+from optimum_mixq.architectures.base import Architecture, Rule, find_module
 from optimum_mixq.architectures.families.encoder import Encoder, Names
 from optimum_mixq.architectures.registry import register_family
 from optimum_mixq.architectures.rules import passing
@@ -21,7 +22,7 @@ from optimum_mixq.architectures.rules import passing
 class Yolos(Encoder):
     model_type = "yolos"
     classifiers = ()
-    further: ClassVar[Mapping[str, tuple[str, ...]]] = {"object-detection": ("YolosForObjectDetection",)}
+    further: Mapping[str, tuple[str, ...]] = {"object-detection": ("YolosForObjectDetection",)}
     backbones = ("YolosModel",)
     embedding_words = "`outputs.last_hidden_state[:, 0]`, the class token after the last LayerNorm"
     optional = ("pooler",)
@@ -37,17 +38,18 @@ class Yolos(Encoder):
         head_size="attention_head_size",
     )
 
+    def describe(self, model: PreTrainedModel) -> Architecture:
+        architecture = super().describe(model)
+        first, *others = architecture.blocks
+        apart = model.config.use_mid_position_embeddings
+        return replace(architecture, blocks=(first, *(replace(block, apart=apart) for block in others)))
+
     def embedding(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return the class token after the last LayerNorm; as in a ViT, the pooler behind it is mostly random."""
         return outputs["last_hidden_state"][:, 0]
 
     def rules(self) -> dict[Callable[..., Any], Rule]:
         return {Tensor.sigmoid: passing(Tensor.sigmoid)}  # it puts boxes into the image
-
-    def added_after(self, model: PreTrainedModel, size: tuple[int, int]) -> list[Tensor]:
-        """Return the position embeddings (1, T, C) of each block but the last, if the model has some."""
-        encoder: Any = model.get_submodule(find_module(model, "encoder"))
-        return [] if encoder.interpolation is None else list(encoder.interpolation(size))
 
     def takes_any_size(self, model: PreTrainedModel) -> bool:
         return True  # each forward interpolates all position embeddings
