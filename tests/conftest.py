@@ -43,6 +43,8 @@ from transformers import (
     ViTImageProcessorPil,
     ViTMSNConfig,
     ViTMSNForImageClassification,
+    YolosConfig,
+    YolosForObjectDetection,
 )
 
 from optimum_mixq.architectures.describe import configured_image_size
@@ -149,6 +151,11 @@ def build_swinv2() -> PreTrainedModel:
     return Swinv2ForImageClassification(Swinv2Config(**TWO_STAGES))
 
 
+def build_yolos() -> PreTrainedModel:
+    """With position embeddings between its blocks, on images that are no squares."""
+    return YolosForObjectDetection(YolosConfig(**PLAIN | {"image_size": (16, 24)}, num_detection_tokens=6))
+
+
 # Two stages: in the first one attention reduces its keys, and maps are 8 x 8 and 4 x 4.
 REDUCED = {
     "image_size": 32,
@@ -197,6 +204,7 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "clip": build_clip,
     "siglip": build_siglip,
     "swinv2": build_swinv2,
+    "yolos": build_yolos,
     "segformer": build_segformer,
     "segmenting_segformer": build_segmenting_segformer,
     "upernet": build_upernet,

@@ -86,14 +86,17 @@ def take_image_size(model: PreTrainedModel, size: tuple[int, int]) -> None:
 
 
 def _describe_other_class(model: PreTrainedModel, family: Family) -> str:
-    expected = f"an image classifier ({', '.join(family.classifiers)}, or a subclass)"
-    way_out = "Load the checkpoint with AutoModelForImageClassification"
+    expected, ways = [], []
+    if family.classifiers:
+        expected.append(f"an image classifier ({', '.join(family.classifiers)}, or a subclass)")
+        ways.append("with AutoModelForImageClassification")
     if family.backbones:
-        expected += f" or a model without a classifier ({', '.join(family.backbones)}, or a subclass)"
-        way_out += ", or with AutoModel for its embeddings"
+        expected.append(f"a model without a classifier ({', '.join(family.backbones)}, or a subclass)")
+        ways.append("with AutoModel for its embeddings")
     for task, names in family.further.items():
-        expected += f", or a model for {task} ({', '.join(names)}, or a subclass)"
-    return f"Expected {expected}, found {type(model).__name__}. {way_out}."
+        expected.append(f"a model for {task} ({', '.join(names)}, or a subclass)")
+        ways.append(f"as one of these with task='{task}'")
+    return f"Expected {' or '.join(expected)}, found {type(model).__name__}. Load the checkpoint {', or '.join(ways)}."
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

@@ -78,5 +78,5 @@ def compare(
     left_out = batches.left_out if batches.served.complete else None
     return Comparison(
         contenders, dataset, split, name_machine(), left_out, task.accuracy_name, task.divergence_name,
-        task.divergence_metric,
+        task.accuracy_metric, task.divergence_metric,
     )  # fmt: skip

@@ -25,7 +25,8 @@ class Task(ABC):
     auto_class: type[Any] = AutoModelForImageClassification  # what loads such models
     accuracy_name = "top-1"  # what people call `accuracy`
     divergence_name = "KL to float"  # what people call the mean `divergence` from the float model
-    divergence_metric: str | None = None  # its name in a card's index of results; None keeps it out of there
+    accuracy_metric = "accuracy"  # its name in a card's index of results
+    divergence_metric: str | None = None  # that of the divergence; None keeps it out of there
     has_loss = True  # whether there is a loss against labels
     predicts_labels = True  # whether `predicted` tells what a label might be
     mixes_targets = True  # whether a share of one target plus a share of another is a target

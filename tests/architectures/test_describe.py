@@ -34,6 +34,8 @@ from transformers import (
     ViTModel,
     ViTMSNConfig,
     ViTMSNForImageClassification,
+    YolosConfig,
+    YolosForObjectDetection,
 )
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
@@ -74,6 +76,16 @@ FULL_SIZE = {
         SiglipConfig(vision_config={"vision_use_head": False})
     ),
     "swinv2-tiny-window8-256": lambda: Swinv2ForImageClassification(Swinv2Config(image_size=256, window_size=8)),
+    "yolos-base": lambda: YolosForObjectDetection(YolosConfig(image_size=(800, 1344))),
+    "yolos-tiny": lambda: YolosForObjectDetection(
+        YolosConfig(
+            hidden_size=192,
+            intermediate_size=768,
+            num_attention_heads=3,
+            image_size=(800, 1333),
+            use_mid_position_embeddings=False,
+        )
+    ),
     "segformer-b0": lambda: SegformerForSemanticSegmentation(SegformerConfig(num_labels=150)),
     "segformer-b5": lambda: SegformerForSemanticSegmentation(
         SegformerConfig(depths=[3, 6, 40, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768)

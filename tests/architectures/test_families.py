@@ -14,7 +14,7 @@ from optimum_mixq.architectures.registry import FAMILIES
 from optimum_mixq.architectures.rules import PositiveLinear
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.relevance.measure import measure_relevance
-from optimum_mixq.tasks import auto_class_named, task_of
+from optimum_mixq.tasks import auto_class_named, run_model, task_of
 
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ PIPELINED = [
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 def test_every_registered_family_has_a_small_model():
@@ -66,7 +66,7 @@ def test_it_is_trained_and_packed(name):
     model = make_model(name)
     pixels = random_pixels(model, 8)
     learner = prepare_for_training(model, BitPlan.uniform(model, 4), [pixels], MixQConfig(arithmetic="folded"))
-    learner(pixel_values=pixels).logits.square().mean().backward()
+    run_model(learner, pixels).square().mean().backward()
     steps = [parameter for part, parameter in learner.named_parameters() if part.endswith("_step")]
     assert steps and all(step.grad is not None for step in steps)
     learner.eval()

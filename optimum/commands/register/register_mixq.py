@@ -124,7 +124,10 @@ def _add_model(parser: ArgumentParser, what: str) -> None:
     parser.add_argument("--model", required=True, help=what)
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub (default: main)")
     parser.add_argument(
-        "--task", choices=["image-classification", "image-feature-extraction", "image-segmentation"],
+        "--task", choices=[
+            "image-classification", "image-feature-extraction", "image-segmentation", "object-detection",
+            "depth-estimation",
+        ],
         help="what the model is for; features take a classifier without its head (default: what its class says)",
     )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cpu)")

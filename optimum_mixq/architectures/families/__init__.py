@@ -14,9 +14,11 @@ from optimum_mixq.architectures.families import (
     upernet,
     vit,
     vit_msn,
+    yolos,
 )
 
 
 __all__ = [
     "beit", "clip", "deit", "dinov2", "ijepa", "segformer", "siglip", "swin", "swinv2", "upernet", "vit", "vit_msn",
+    "yolos",
 ]  # fmt: skip

@@ -37,8 +37,8 @@ class FirstOrder(TracedMethod):
         task = task_of(inputs.model)
         if not task.has_loss:
             raise ValueError(
-                "Expected a model with a classifier for sensitivity='first-order', found one without: its embeddings "
-                "have no loss. Choose sensitivity='gradient'."
+                "Expected a task with a loss against labels for sensitivity='first-order', found "
+                f"'{task.hub_task}', which has none here. Choose sensitivity='gradient'."
             )
         labelled = all(batch.labels is not None for batch in inputs.batches)
         if not labelled and not task.predicts_labels:

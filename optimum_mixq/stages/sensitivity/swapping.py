@@ -44,8 +44,8 @@ class Measured(Method):
         metric = metric_of(inputs.metric)
         if metric.needs_labels and not task_of(inputs.model).has_loss:
             raise ValueError(
-                f"The metric '{inputs.metric}' needs a classifier, and this model has none: use metric='shift', the "
-                "distance of embeddings."
+                f"The metric '{inputs.metric}' needs a loss against labels, and there is none for the task "
+                f"'{task_of(inputs.model).hub_task}': use metric='shift', the divergence from the baseline."
             )
         if metric.needs_labels and any(batch.labels is None for batch in inputs.batches):
             raise ValueError(
