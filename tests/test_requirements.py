@@ -33,10 +33,10 @@ def test_every_package_that_is_imported_is_required_and_no_other():
     setup = configparser.ConfigParser()
     setup.read(PACKAGE.parent / "setup.cfg")
     extras = setup["options.extras_require"]
-    required, engines = (
+    required, optional = (
         required_by(setup["options"]["install_requires"]),
-        required_by(extras["onnx"] + extras["openvino"]),
+        required_by(extras["onnx"] + extras["openvino"] + extras["detection"]),
     )
     imported = {NAMES.get(name, name) for name in imported_packages()} - sys.stdlib_module_names - {"optimum_mixq"}
-    assert required <= imported <= required | engines | BROUGHT
-    assert not required & engines and engines | BROUGHT <= required_by(extras["test"])
+    assert required <= imported <= required | optional | BROUGHT
+    assert not required & optional and optional | BROUGHT <= required_by(extras["test"])

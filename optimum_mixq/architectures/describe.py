@@ -52,7 +52,7 @@ def describe(model: PreTrainedModel) -> Architecture:
     """
     _refuse_wrapped(model)
     family = family_of(model)
-    if not {*family.classifiers, *family.backbones} & class_names(model):
+    if not set(family.classes) & class_names(model):
         raise ValueError(_describe_other_class(model, family))
     architecture = family.describe(model)
     _check_complete(model, architecture)
@@ -86,12 +86,17 @@ def take_image_size(model: PreTrainedModel, size: tuple[int, int]) -> None:
 
 
 def _describe_other_class(model: PreTrainedModel, family: Family) -> str:
-    expected = f"an image classifier ({', '.join(family.classifiers)}, or a subclass)"
-    way_out = "Load the checkpoint with AutoModelForImageClassification"
+    expected, ways = [], []
+    if family.classifiers:
+        expected.append(f"an image classifier ({', '.join(family.classifiers)}, or a subclass)")
+        ways.append("with AutoModelForImageClassification")
     if family.backbones:
-        expected += f" or a model without a classifier ({', '.join(family.backbones)}, or a subclass)"
-        way_out += ", or with AutoModel for its embeddings"
-    return f"Expected {expected}, found {type(model).__name__}. {way_out}."
+        expected.append(f"a model without a classifier ({', '.join(family.backbones)}, or a subclass)")
+        ways.append("with AutoModel for its embeddings")
+    for task, names in family.further.items():
+        expected.append(f"a model for {task} ({', '.join(names)}, or a subclass)")
+        ways.append(f"as one of these with task='{task}'")
+    return f"Expected {' or '.join(expected)}, found {type(model).__name__}. Load the checkpoint {', or '.join(ways)}."
 
 
 def _refuse_wrapped(model: nn.Module) -> None:
@@ -116,7 +121,8 @@ def _refuse_wrapped(model: nn.Module) -> None:
 
 def _check_complete(model: PreTrainedModel, architecture: Architecture) -> None:
     modules = dict(model.named_modules())
-    described = [architecture.stem, *architecture.heads, *architecture.unit_of_module, *architecture.left_float]
+    stem = [] if architecture.stem is None else [architecture.stem]
+    described = [*stem, *architecture.heads, *architecture.unit_of_module, *architecture.left_float]
     layers = {name for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Conv2d))}
     missing, absent = sorted(layers - set(described)), sorted(set(described) - set(modules))
     if missing or absent or len(described) != len(set(described)):

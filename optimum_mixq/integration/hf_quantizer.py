@@ -21,6 +21,7 @@ from transformers.quantizers.base import HfQuantizer
 
 from optimum_mixq.architectures.attention import release_attention
 from optimum_mixq.architectures.backbones import drop_absent, is_backbone
+from optimum_mixq.architectures.base import class_names
 from optimum_mixq.architectures.describe import describe, replace_module
 from optimum_mixq.architectures.registry import family_of
 from optimum_mixq.architectures.skeletons import Widths, insert_skeleton, packed_skeleton, trainable_skeleton
@@ -32,6 +33,8 @@ from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.bitpacking import int16_to_scale
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.tasks import auto_class_named
+from optimum_mixq.tasks.loading import hub_task_of
 from optimum_mixq.utils.memory import return_freed_memory
 
 
@@ -209,15 +212,15 @@ def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
 
 
 def _require_own_class(model: PreTrainedModel) -> None:
-    """Raise a ValueError if a packed classifier is loaded without its head, or a model without one as a classifier."""
-    family, without_head = family_of(model), is_backbone(model)
-    others = family.classifiers if without_head else family.backbones
-    wrong = [name for name in model.config.architectures or () if name in others]
+    """Raise a ValueError if a packed model is loaded for another task, such as a classifier without its head."""
+    family, own = family_of(model), hub_task_of(class_names(model))
+    names = [name for name in model.config.architectures or () if name in family.classes]
+    wrong = [name for name in names if hub_task_of([name]) != own]
     if wrong:
-        auto_class = "AutoModelForImageClassification" if without_head else "AutoModel"
+        auto_class = auto_class_named(hub_task_of(wrong))
         raise ValueError(
             f"The packed checkpoint is that of a {wrong[0]}, and {type(model).__name__} was to take it: load it with "
-            f"{auto_class}. For another task, quantize the float model for that one."
+            f"{auto_class.__name__}. For another task, quantize the float model for that one."
         )
 
 
