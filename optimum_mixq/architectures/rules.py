@@ -95,7 +95,8 @@ class MatrixProduct(Function):
         left_relevance = left * (signed @ right.mT) + left_size * (even @ right_size.mT)
         right_relevance = right * (left.mT @ signed) + right_size * (left_size.mT @ even)
         nothing = total == 0
-        if nothing.any():  # no contribution at all: evenly to the left operand
+        # No contribution at all: evenly to the left operand. On another device, asking whether there is any waits.
+        if nothing.device.type != "cpu" or nothing.any():
             left_relevance += (relevance * nothing).sum(-1, keepdim=True) / left.shape[-1]
         return left_relevance, right_relevance
 

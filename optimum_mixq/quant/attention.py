@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from optimum_mixq.quant.bitpacking import int16_to_scale, scale_to_int16
-from optimum_mixq.quant.grids import UniformGrid, fake_quantize
+from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_storable
 from optimum_mixq.quant.log_grid import log_grid_powers, log_steps, powers_of_steps_
 from optimum_mixq.quant.prepared import PreparedModule
 
@@ -48,6 +48,7 @@ class AttentionQuantizer(PreparedModule):
 
     def set_grid(self, name: str, grid: UniformGrid) -> None:
         """Take the grid (heads, head size) of "query", "key" or "value"."""
+        require_storable(grid.scale)
         getattr(self, f"mixq_{name}_scale").copy_(scale_to_int16(grid.scale))
         getattr(self, f"mixq_{name}_zero_point").copy_(grid.zero_point)
         self.prepare()

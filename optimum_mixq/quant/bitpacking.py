@@ -24,8 +24,10 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
     """
     _check_bits(bits)
     flat = codes.flatten().to(torch.int64)
-    if len(flat) and (int(flat.min()) < 0 or int(flat.max()) >= 2**bits):
-        raise ValueError(f"Expected codes in 0..{2**bits - 1}, found {int(flat.min())}..{int(flat.max())}.")
+    if len(flat):
+        low, high = torch.stack(flat.aminmax()).tolist()
+        if low < 0 or high >= 2**bits:
+            raise ValueError(f"Expected codes in 0..{2**bits - 1}, found {low}..{high}.")
     if bits == 8:
         return flat.to(torch.uint8)
     padded = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)  # (G, 8), each group becomes `bits` bytes

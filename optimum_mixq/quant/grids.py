@@ -61,13 +61,23 @@ def symmetric_grid(magnitude: Tensor, bits: int) -> UniformGrid:
 
 
 def round_scale(scale: Tensor) -> Tensor:
-    """Return the scale as float16 will store it, in the dtype it came in."""
+    """Return the scale as float16 will store it, in the dtype it came in.
+
+    One that is too large raises a ValueError on a CPU. Other devices would have to be waited for, at each candidate of
+    a search: there it is infinite, and `require_storable` looks once.
+    """
+    if scale.device.type == "cpu":
+        require_storable(scale)
+    return scale.clamp(min=SMALLEST_SCALE).to(torch.float16).to(scale.dtype)
+
+
+def require_storable(scale: Tensor) -> None:
+    """Raise a ValueError if float16 holds no such scale."""
     if (scale > LARGEST_SCALE).any():
         raise ValueError(
             f"Expected steps of at most {LARGEST_SCALE:.0f}, found {float(scale.max()):.3g}: values this large "
             "cannot be quantized to so few bits. Check the model for overflowing activations."
         )
-    return scale.clamp(min=SMALLEST_SCALE).to(torch.float16).to(scale.dtype)
 
 
 def quantize(values: Tensor, grid: UniformGrid) -> Tensor:

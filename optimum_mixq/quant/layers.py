@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from optimum_mixq.kernels import IntegerProduct, Kernel, ReferenceKernel, prepare_kernel
 from optimum_mixq.quant.arithmetics import arithmetic_of
-from optimum_mixq.quant.grids import UniformGrid, fake_quantize, round_to_codes
+from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_storable, round_to_codes
 from optimum_mixq.quant.patches import build_kernels, embed_patches
 
 
@@ -31,6 +31,7 @@ class FixedGrids(nn.Module):
 
     def register_grids(self, weight_grid: UniformGrid, input_grid: UniformGrid) -> None:
         for name, grid in (("weight", weight_grid), ("input", input_grid)):
+            require_storable(grid.scale)
             self.register_buffer(f"mixq_{name}_scale", grid.scale)
             self.register_buffer(f"mixq_{name}_zero_point", grid.zero_point)
 

@@ -60,7 +60,9 @@ def test_a_model_that_hands_over_codes_gives_the_same_logits(name, handing):
     hand_over_numbers(model)
     assert torch.equal(logits(model, pixels), found)
     assert (HandingKernel.products, HandingKernel.norms) == (products, norms)
-    assert (products > 0) == (name not in ("gated_dinov2", "clip", "siglip"))  # whose activations are no exact GELU
+    # Activations that are no exact GELU, and a convolution in front of them.
+    apart = ("gated_dinov2", "clip", "siglip", "segformer", "segmenting_segformer")
+    assert (products > 0) == (name not in apart)
     assert (norms > 0) == (name != "swinv2")  # whose norms follow the layers
 
 

@@ -70,9 +70,13 @@ def test_calibration_and_relevance_mix_no_devices(monkeypatch):
     monkeypatch.setattr(attention, "CPU_MULTIPLIES_BFLOAT16", False)  # as on the other device
     pixels = random_pixels(make_model("vit"), 8)
     plan = BitPlan.uniform(make_model("vit"), 4)
-    with other_device():
+    with other_device() as to_host:
         model = eager("vit").to(DEVICE)
-        packed = quantize_model(model, plan, [pixels], CONFIG).to("cpu")
+        to_host.clear()
+        packed = quantize_model(model, plan, [pixels], CONFIG)
+        # A few times for each of the 24 layers and matmuls, and not for each candidate of a search.
+        assert len(to_host) < 12 * 24
+        packed = packed.to("cpu")
         relevance = measure_relevance(model, [Batch(pixels[:2], None, ())])
     here = eager("vit")
     for name, tensor in quantize_model(here, plan, [pixels], CONFIG).state_dict().items():

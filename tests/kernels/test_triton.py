@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import DEVICE
+from cuda_stand_in import WAITING
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimum_mixq.kernels import IntegerProduct, IntMMKernel, ReferenceKernel, TritonKernel, WeightCodes, choose_kernel
 from optimum_mixq.kernels.contract import Rounding
@@ -143,6 +145,28 @@ def test_codes_that_do_not_give_the_operand_are_not_used():
     other = IntegerProduct(own.operand.roll(1, 0), own.scale, own.bias, own.weight)
     kernel, codes = TritonKernel(other), random_codes(3, 40)
     assert kernel._weight.fields == 1 and torch.equal(kernel(codes), ReferenceKernel(other)(codes))
+
+
+class Unwaiting(TorchDispatchMode):
+    """Refuses what waits for a device: no CUDA graph could record it."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.overloadpacket.__name__ not in WAITING
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rows", [1, 70])
+def test_a_launch_asks_for_no_number(rows):
+    kernel, codes = TritonKernel(product(5, 40, 4, "column")), random_codes(rows, 40)
+    ones = torch.ones(40, device=DEVICE)
+    rounding = Rounding(ones, ones, 4)
+    expected = kernel(codes, torch.float32, "gelu")
+    with Unwaiting():
+        assert kernel(codes, torch.float32, "gelu").shape == expected.shape
+        assert kernel.to_codes(codes, Rounding(ones[:5], ones[:5], 4)).shape == expected.shape
+        assert kernel.normalize_to_codes(codes.float(), ones, ones, 1e-6, rounding).shape == codes.shape
+        with pytest.raises(AssertionError):
+            ones.sum().item()
 
 
 def test_a_kernel_is_launched_where_its_tensors_are():

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from cuda_stand_in import DEVICE, other_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from optimum_mixq.quant.grids import (
     symmetric_grid,
     uniform_grid,
 )
+from optimum_mixq.quant.layers import QuantLinear
 
 
 BITS = range(2, 9)
@@ -104,6 +106,16 @@ def test_the_gradient_passes_inside_the_grid_and_stops_outside():
 def test_values_too_large_for_a_float16_step_raise():
     with pytest.raises(ValueError, match="Expected steps of at most 65504, found 1e\\+05: values this large"):
         uniform_grid(torch.tensor(0.0), torch.tensor(3e5), bits=2)
+
+
+def test_on_another_device_they_raise_once_a_layer_takes_them():
+    with other_device() as to_host:
+        weight = torch.full((2, 3), 3e5, device=DEVICE)
+        grid = uniform_grid(torch.zeros(2, device=DEVICE), torch.full((2,), 3e5, device=DEVICE), bits=2)
+        inputs = uniform_grid(torch.zeros((), device=DEVICE), torch.ones((), device=DEVICE), bits=2)
+        assert to_host == []
+        with pytest.raises(ValueError, match="Expected steps of at most 65504, found inf: values this large"):
+            QuantLinear(weight, None, grid, inputs, "folded")
 
 
 def test_scales_are_what_float16_stores():

@@ -91,12 +91,13 @@ def measure_shares(
         logits = run_model(model, pixels)
     start = _start(model, logits, batch.labels)
     torch.autograd.grad(logits, start_tensor, start)
-    table = torch.stack([scores[unit.name] for unit in architecture.units]).abs()
+    table = torch.stack([scores[unit.name] for unit in architecture.units]).cpu().abs()  # moved at once
     table = table / table.sum(0).clamp(min=torch.finfo(table.dtype).tiny)
     # Where blocks are tapped, some relevance passes by those behind: at a block's input is what reached its output.
     first = architecture.blocks[0].name
     expected = {name: after[name] if architecture.taps and name != first else 1.0 for name in sums}
-    return table, {name: float((total - expected[name]).abs().max()) for name, total in sums.items()}
+    errors = [(total - expected[name]).abs().max() for name, total in sums.items()]
+    return table, dict(zip(sums, torch.stack(errors).tolist() if errors else [], strict=True))
 
 
 def explain(model: PreTrainedModel, pixel_values: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -130,9 +131,9 @@ def _plain_gradients(
 
 
 def _score(score: Score, relevance: Tensor, gradient: Tensor | None, images: int) -> Tensor:
-    """Return one number per image (B,), on the CPU in float64; windows of one image lie side by side."""
+    """Return one number per image (B,), in float64; windows of one image lie side by side."""
     beside = None if gradient is None else gradient.reshape(images, -1)
-    return score.function(relevance.reshape(images, -1), beside).double().cpu()
+    return score.function(relevance.reshape(images, -1), beside).double()
 
 
 @contextmanager
