@@ -20,6 +20,8 @@ from transformers import (
     Dinov2ForImageClassification,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     IJepaConfig,
     IJepaForImageClassification,
     PreTrainedModel,
@@ -121,6 +123,16 @@ def build_dinov2_with_registers() -> PreTrainedModel:
     return Dinov2WithRegistersForImageClassification(Dinov2WithRegistersConfig(**SCALED))
 
 
+def build_dinov3() -> PreTrainedModel:
+    """A class token and three registers are not rotated."""
+    return DINOv3ViTModel(DINOv3ViTConfig(**SHALLOW, num_register_tokens=3))
+
+
+def build_gated_dinov3() -> PreTrainedModel:
+    """As the largest DINOv3 are."""
+    return DINOv3ViTModel(DINOv3ViTConfig(**SHALLOW, num_register_tokens=3, use_gated_mlp=True, hidden_act="silu"))
+
+
 def build_beit() -> PreTrainedModel:
     return BeitForImageClassification(
         BeitConfig(**SHALLOW, use_relative_position_bias=True, layer_scale_init_value=0.5)
@@ -151,6 +163,8 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "dinov2": build_dinov2,
     "gated_dinov2": build_gated_dinov2,
     "dinov2_with_registers": build_dinov2_with_registers,
+    "dinov3": build_dinov3,
+    "gated_dinov3": build_gated_dinov3,
     "beit": build_beit,
     "clip": build_clip,
     "siglip": build_siglip,

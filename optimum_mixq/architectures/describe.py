@@ -86,12 +86,14 @@ def take_image_size(model: PreTrainedModel, size: tuple[int, int]) -> None:
 
 
 def _describe_other_class(model: PreTrainedModel, family: Family) -> str:
-    expected = f"an image classifier ({', '.join(family.classifiers)}, or a subclass)"
-    way_out = "Load the checkpoint with AutoModelForImageClassification"
+    expected, ways = [], []
+    if family.classifiers:
+        expected.append(f"an image classifier ({', '.join(family.classifiers)}, or a subclass)")
+        ways.append("with AutoModelForImageClassification")
     if family.backbones:
-        expected += f" or a model without a classifier ({', '.join(family.backbones)}, or a subclass)"
-        way_out += ", or with AutoModel for its embeddings"
-    return f"Expected {expected}, found {type(model).__name__}. {way_out}."
+        expected.append(f"a model without a classifier ({', '.join(family.backbones)}, or a subclass)")
+        ways.append("with AutoModel for its embeddings")
+    return f"Expected {' or '.join(expected)}, found {type(model).__name__}. Load the checkpoint {', or '.join(ways)}."
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

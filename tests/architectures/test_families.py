@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import BUILDERS, make_model, random_pixels
-from transformers import AutoModelForImageClassification
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, pack_trained, prepare_for_training
 from optimum_mixq.architectures.describe import describe
@@ -15,6 +14,7 @@ from optimum_mixq.architectures.registry import FAMILIES
 from optimum_mixq.architectures.rules import PositiveLinear
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.relevance.measure import measure_relevance
+from optimum_mixq.tasks import run_model, task_of
 
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ PIPELINED = [
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 def test_every_registered_family_has_a_small_model():
@@ -56,7 +56,7 @@ def test_a_mixed_plan_is_chosen_packed_saved_and_loaded(name, arithmetic, sensit
     packed = quantizer.quantize(config, pixels, save_dir=tmp_path / "packed")
     assert list(quantizer.plan.bits) == [unit.name for unit in describe(model).units]
     assert quantizer.relevance.conservation_error < 1e-4
-    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "packed").to(model.device).eval()
+    loaded = task_of(model).auto_class.from_pretrained(tmp_path / "packed").to(model.device).eval()
     images = pixels.to(model.device)
     assert type(loaded) is type(model) and torch.equal(logits(loaded, images), logits(packed, images))
 
@@ -66,7 +66,7 @@ def test_it_is_trained_and_packed(name):
     model = make_model(name)
     pixels = random_pixels(model, 8)
     learner = prepare_for_training(model, BitPlan.uniform(model, 4), [pixels], MixQConfig(arithmetic="folded"))
-    learner(pixel_values=pixels).logits.square().mean().backward()
+    run_model(learner, pixels).square().mean().backward()
     steps = [parameter for part, parameter in learner.named_parameters() if part.endswith("_step")]
     assert steps and all(step.grad is not None for step in steps)
     learner.eval()

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PLAIN, SCALED, TWO_STAGES, WINDOWED, build_random, make_model, random_pixels
+from conftest import BUILDERS, PLAIN, SCALED, TWO_STAGES, WINDOWED, build_random, make_model, random_pixels
 from PIL import Image
 from transformers import (
     AutoModel,
@@ -44,6 +44,7 @@ BACKBONES = {
     "vit without pooler": lambda: ViTModel(ViTConfig(**PLAIN), add_pooling_layer=False),
     "deit": lambda: DeiTModel(DeiTConfig(**PLAIN)),
     "dinov2": lambda: Dinov2Model(Dinov2Config(**SCALED)),
+    "dinov3": BUILDERS["dinov3"],
     "dinov2 with registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SCALED)),
     "swinv2": lambda: Swinv2Model(Swinv2Config(**TWO_STAGES)),
     "vit_msn": lambda: ViTMSNModel(ViTMSNConfig(**PLAIN)),

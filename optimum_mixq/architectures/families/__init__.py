@@ -1,7 +1,19 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """One file for each family of models: the only place that names their modules. Importing it registers them."""
 
-from optimum_mixq.architectures.families import beit, clip, deit, dinov2, ijepa, siglip, swin, swinv2, vit, vit_msn
+from optimum_mixq.architectures.families import (
+    beit,
+    clip,
+    deit,
+    dinov2,
+    dinov3_vit,
+    ijepa,
+    siglip,
+    swin,
+    swinv2,
+    vit,
+    vit_msn,
+)
 
 
-__all__ = ["beit", "clip", "deit", "dinov2", "ijepa", "siglip", "swin", "swinv2", "vit", "vit_msn"]
+__all__ = ["beit", "clip", "deit", "dinov2", "dinov3_vit", "ijepa", "siglip", "swin", "swinv2", "vit", "vit_msn"]
