@@ -43,7 +43,7 @@ from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
 from optimum_mixq.stages.training.objective import require_lesson
 from optimum_mixq.tasks import task_of
-from optimum_mixq.tasks.loading import load_model, take_part
+from optimum_mixq.tasks.loading import load_model, load_with, take_part
 from optimum_mixq.utils.folders import appearing_folder, make_work_folder, require_empty, work_folder
 
 
@@ -143,9 +143,12 @@ class MixQQuantizer(OptimumQuantizer):
         base = float_model or (opened.quantized.config.record or {}).get("base_model")
         if base is None:
             raise ValueError(f"{folder} does not say which float model it was made from: name it (--float-model).")
-        task = task_of(opened.quantized.model).hub_task
-        quantizer = cls.from_pretrained(base, opened.processor, token=token, task=task)
-        require_same_shape(quantizer.model, opened.quantized.model, str(folder))
+        packed, processor = opened.quantized.model, opened.processor
+        if not isinstance(base, torch.nn.Module):
+            processor = processor or load_processor(base, {"token": token})
+            base = load_with(type(packed), base, dtype=torch.float32, token=token)
+        quantizer = cls.from_pretrained(base, processor, task=task_of(packed).hub_task)
+        require_same_shape(quantizer.model, packed, str(folder))
         quantizer.result, quantizer.known = opened.quantized, opened.known
         quantizer.selection = Selection(opened.served)
         return quantizer

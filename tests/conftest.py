@@ -13,6 +13,8 @@ from transformers import (
     BeitForImageClassification,
     CLIPConfig,
     CLIPForImageClassification,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
@@ -27,6 +29,8 @@ from transformers import (
     PreTrainedModel,
     SiglipConfig,
     SiglipForImageClassification,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     SwinConfig,
     SwinForImageClassification,
     Swinv2Config,
@@ -147,6 +151,15 @@ def build_siglip() -> PreTrainedModel:
     return SiglipForImageClassification(SiglipConfig(**TOWERS))
 
 
+def build_clip_vision() -> PreTrainedModel:
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWERS["vision_config"], projection_dim=8))
+
+
+def build_siglip_vision() -> PreTrainedModel:
+    """With the head that pools patches."""
+    return SiglipVisionModel(SiglipVisionConfig(**TOWERS["vision_config"]))
+
+
 def build_swinv2() -> PreTrainedModel:
     """Maps of 10 and 5 in windows of 2: one block shifts them, and in the next stage zeros are padded."""
     return Swinv2ForImageClassification(Swinv2Config(**TWO_STAGES))
@@ -168,6 +181,8 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "beit": build_beit,
     "clip": build_clip,
     "siglip": build_siglip,
+    "clip_vision": build_clip_vision,
+    "siglip_vision": build_siglip_vision,
     "swinv2": build_swinv2,
 }
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 UnitKind = Literal["qkv", "qk", "av", "proj", "fc1", "fc2", "reduction"]
 # Takes the arguments of a torch function and returns its output, with a rule of relevance for backward, or None where
 # no rule applies.
-Rule = Callable[..., Tensor | None]
+Rule = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ class Family(ABC):
     backbones: tuple[str, ...] = ()  # and those of its classes without a classifier, whose embeddings are used
     # Where `embedding` finds the embeddings, for people.
     embedding_words: str = "`outputs.pooler_output`, or `outputs.last_hidden_state[:, 0]` without a pooler"
+    # The class that loads the vision tower of a checkpoint with further ones, for its embeddings.
+    tower: str | None = None
     # Modules of a backbone whose place may hold None. Where a checkpoint lacks their tensors they are taken out.
     optional: tuple[str, ...] = ()
 
@@ -136,6 +138,10 @@ class Family(ABC):
         """
         pooled = outputs.get("pooler_output")
         return outputs["last_hidden_state"][:, 0] if pooled is None else pooled
+
+    def without_head(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return what stands under the head of a classifier in memory."""
+        return model.base_model
 
     def rules(self) -> Mapping[Callable[..., Any], Rule]:
         """Return the rules of relevance for what this family's forward calls, by torch function.
@@ -207,7 +213,7 @@ def find_module(model: nn.Module, suffix: str) -> str:
 
 def linear_layers_of(model: nn.Module, head: str) -> tuple[str, ...]:
     """Return the linear layers of a head: itself, those of an MLP, or none where features come out as they are."""
-    modules = (getattr(model, head, None) or nn.Identity()).named_modules(prefix=head)
+    modules = (dict(model.named_modules()).get(head) or nn.Identity()).named_modules(prefix=head)
     return tuple(name for name, module in modules if hasattr(module, "in_features"))  # quantized ones have it too
 
 

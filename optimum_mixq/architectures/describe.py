@@ -93,6 +93,8 @@ def _describe_other_class(model: PreTrainedModel, family: Family) -> str:
     if family.backbones:
         expected.append(f"a model without a classifier ({', '.join(family.backbones)}, or a subclass)")
         ways.append("with AutoModel for its embeddings")
+    if family.tower:
+        ways.append(f"with {family.tower} for the embeddings of its images")
     return f"Expected {' or '.join(expected)}, found {type(model).__name__}. Load the checkpoint {', or '.join(ways)}."
 
 

@@ -21,6 +21,7 @@ from transformers.quantizers.base import HfQuantizer
 
 from optimum_mixq.architectures.attention import release_attention
 from optimum_mixq.architectures.backbones import drop_absent, is_backbone
+from optimum_mixq.architectures.base import class_names
 from optimum_mixq.architectures.describe import describe, replace_module
 from optimum_mixq.architectures.registry import family_of
 from optimum_mixq.architectures.skeletons import Widths, insert_skeleton, packed_skeleton, trainable_skeleton
@@ -75,6 +76,7 @@ class MixQHfQuantizer(HfQuantizer):
             check_files(checkpoint_files or (), tensors, saved_names, _reading(config), config.digests)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+        _forget_prefix(model)
         if self.quantization_config.trainable:
             model.register_load_state_dict_pre_hook(rename_checkpoint)
             return model
@@ -140,6 +142,7 @@ def attach(
     model.config.quantization_config = done
     model.config._is_quantized = True
     model.is_quantized, model.quantization_method = True, QUANT_METHOD
+    _forget_prefix(model)
     _keep_attention(model)
     return model
 
@@ -209,16 +212,25 @@ def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
 
 
 def _require_own_class(model: PreTrainedModel) -> None:
-    """Raise a ValueError if a packed classifier is loaded without its head, or a model without one as a classifier."""
-    family, without_head = family_of(model), is_backbone(model)
-    others = family.classifiers if without_head else family.backbones
+    """Raise a ValueError if a packed model is loaded by another class of its family, such as one without its head."""
+    family = family_of(model)
+    others = {*family.classifiers, *family.backbones} - class_names(model)
     wrong = [name for name in model.config.architectures or () if name in others]
     if wrong:
-        auto_class = "AutoModelForImageClassification" if without_head else "AutoModel"
         raise ValueError(
             f"The packed checkpoint is that of a {wrong[0]}, and {type(model).__name__} was to take it: load it with "
-            f"{auto_class}. For another task, quantize the float model for that one."
+            f"{wrong[0]}. For another task, quantize the float model for that one."
         )
+
+
+def _forget_prefix(model: PreTrainedModel) -> None:
+    """Have a model saved without the prefix that the names had in the checkpoint of a larger one.
+
+    transformers 5.23 would give that of the vision tower in a CLIP to a tower that came from there, and to no other.
+    """
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions is not None:
+        model._weight_conversions = [each for each in conversions if type(each).__name__ != "PrefixChange"]
 
 
 def _keep_attention(model: PreTrainedModel) -> None:

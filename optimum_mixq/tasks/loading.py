@@ -5,10 +5,17 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
-from optimum_mixq.architectures.backbones import drop_absent, is_backbone, is_backbone_name
+from optimum_mixq.architectures.backbones import (
+    class_for_embeddings,
+    drop_absent,
+    is_backbone,
+    is_backbone_name,
+    take_without_head,
+)
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.tasks.base import Task, auto_class_named, task_of
 from optimum_mixq.tasks.features import Features
@@ -21,11 +28,19 @@ def load_model(name_or_folder: str | Path, task: str | None = None, **options: A
     """Return the model of a name on the Hub or of a folder; `options` are those of `from_pretrained`.
 
     Without a task, a checkpoint of a model without a classifier is loaded for its embeddings, and any other as a
-    classifier. "image-feature-extraction" loads what stands under a classifier's head. Of what a checkpoint lacks
-    transformers makes random numbers: a pooler of these is taken out of the model, a head is refused.
+    classifier. "image-feature-extraction" loads what stands under a classifier's head, and of several towers the one
+    for images.
     """
-    auto_class = auto_class_named(task or _task_of_checkpoint(name_or_folder, options))
-    model, told = auto_class.from_pretrained(name_or_folder, output_loading_info=True, **options)
+    return load_with(_find_class(name_or_folder, task, options), name_or_folder, **options)
+
+
+def load_with(loader: type[Any], name_or_folder: str | Path, **options: Any) -> PreTrainedModel:
+    """Return the model that a class of transformers, or an Auto class, makes of a checkpoint.
+
+    Of what a checkpoint lacks transformers makes random numbers: a pooler of these is taken out of the model, a head
+    is refused.
+    """
+    model, told = loader.from_pretrained(name_or_folder, output_loading_info=True, **options)
     dropped = drop_absent(model, set(model.state_dict()) - set(told["missing_keys"]))
     if dropped:
         logger.warning(f"{name_or_folder} has no {' and no '.join(dropped)}: that part was left out of the model.")
@@ -45,7 +60,15 @@ def take_part(model: PreTrainedModel, task: str | None) -> PreTrainedModel:
             f"Expected an image classifier for task='{task}', found a {type(model).__name__}, which has no head. "
             f"Leave task= out, or load a classifier with {auto_class.__name__}."
         )
-    return model.base_model
+    return take_without_head(model)
+
+
+def class_that_loads(model: PreTrainedModel) -> str:
+    """Return the name of the class of transformers that loads the model again: an Auto class wherever one takes it."""
+    auto_class, own = task_of(model).auto_class, type(model).__name__
+    known = auto_class._model_mapping.get(type(model.config), ())
+    taken = [each.__name__ for each in (known if isinstance(known, tuple) else (known,))]
+    return auto_class.__name__ if own in taken or not hasattr(transformers, own) else own
 
 
 def _require_head(model: PreTrainedModel, missing: Collection[str], name: str) -> None:
@@ -60,8 +83,12 @@ def _require_head(model: PreTrainedModel, missing: Collection[str], name: str) -
         )
 
 
-def _task_of_checkpoint(name_or_folder: str | Path, options: dict[str, Any]) -> str:
-    """Return what the Hub calls the task that the class of a checkpoint stands for."""
+def _find_class(name_or_folder: str | Path, task: str | None, options: dict[str, Any]) -> type[Any]:
+    """Return the class that loads a checkpoint for a task, or for the one that the checkpoint's class stands for."""
     where = {name: value for name, value in options.items() if name not in ("dtype", "device_map")}
-    classes = AutoConfig.from_pretrained(name_or_folder, **where).architectures or ()
-    return (Features if any(map(is_backbone_name, classes)) else Task).hub_task
+    config = AutoConfig.from_pretrained(name_or_folder, **where)
+    if task is None:
+        task = (Features if any(map(is_backbone_name, config.architectures or ())) else Task).hub_task
+    auto_class = auto_class_named(task)
+    name = class_for_embeddings(config) if auto_class is Features.auto_class else None
+    return auto_class if name is None else getattr(transformers, name, auto_class)

@@ -52,7 +52,7 @@ def test_a_fused_model_computes_what_its_parts_do(name):
     exact = [isinstance(module, GELUActivation) for module in activations(apart)]
     assert [isinstance(module, nn.Identity) for module in activations(fused)] == exact
     # SiLU, x * sigmoid(1.702 x), GELU by tanh
-    assert all(exact) or name in ("gated_dinov2", "gated_dinov3", "clip", "siglip")
+    assert all(exact) or name in ("gated_dinov2", "gated_dinov3", "clip", "siglip", "clip_vision", "siglip_vision")
     other = random_pixels(model, 5, seed=7)
     assert torch.allclose(logits(fused, other), logits(apart, other), atol=2e-3)
 
