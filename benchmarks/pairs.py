@@ -114,7 +114,7 @@ def measure_effects(
         measured_bits(config.budget, config.baseline, costs), pack_layer,
     )  # fmt: skip
     changes = VariantChanges(pack(calibrated), around, variants)
-    signs = draw_signs(len(images), model.config.num_labels, Gradient.probes, config.seed)
+    signs = next(draw_signs([len(images)], (model.config.num_labels,), Gradient.probes, config.seed))
     found: dict[str, dict[Bits, list[Tensor]]] = {unit.name: {} for unit in architecture.units}
     for pixels, rows in zip(images.split(8), signs.split(8, 1), strict=True):
 

@@ -107,7 +107,11 @@ def measure(
     kept[CHOSEN_ON] = False
     test_pixels, test_labels = test_pixels[kept], test_labels[kept]
     images = Images(
-        arguments.images, lambda i: (pixels[i], int(labels[i])), lambda rows, _: torch.stack(rows), 10, "images"
+        arguments.images,
+        lambda i: (pixels[i], int(labels[i])),
+        lambda rows, labels, _: (torch.stack(rows), labels),
+        10,
+        "images",
     )
     held = cut(pixels[-1000:], labels[-1000:])
     test = cut(test_pixels, test_labels)

@@ -24,6 +24,7 @@ from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches
 from optimum_mixq.images.sources import open_images
 from optimum_mixq.quantizer import SWEEP, MixQQuantizer
 from optimum_mixq.reporting.chart import draw_frontier
+from optimum_mixq.reporting.compare import Tally
 from optimum_mixq.reporting.frontier import name_score
 from optimum_mixq.reporting.quantized import open_folder
 from optimum_mixq.reporting.tables import frontier_points, frontier_table
@@ -35,7 +36,7 @@ from optimum_mixq.reporting.wording import (
     describe_time,
     describe_training,
 )
-from optimum_mixq.stages.evaluation import measure_logits, score
+from optimum_mixq.stages.evaluation import run_together
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.tasks import task_of
 from optimum_mixq.tasks.loading import load_model
@@ -94,11 +95,13 @@ def run_evaluate(arguments: Namespace) -> None:
     served = ServedImages.find(arguments.model) if packed else ServedImages()
     rows = draw_rows(images, arguments.samples, arguments.seed)
     batches = UnseenBatches(images, rows, arguments.batch_size, served or ServedImages())
-    logits, labels = measure_logits(model, batches)
-    if labels is None:
-        raise ValueError(f"{arguments.dataset} has no labels, so there is no accuracy to measure.")
     task = task_of(model)
-    print(f"{arguments.model}: {describe_evaluation(score(logits, labels, None, task), task.accuracy_name)}")
+    tally = Tally(task)
+    for batch, logits in run_together({"model": model}, batches):
+        tally.add(logits["model"], batch.labels, None)
+    if not tally.labelled:
+        raise ValueError(f"{arguments.dataset} has no labels, so there is no accuracy to measure.")
+    print(f"{arguments.model}: {describe_evaluation(tally.evaluation(), task.accuracy_name)}")
     if served is None or not served.complete:
         print("It is not recorded which images served calibration: some of these may have.")
     if batches.left_out:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures.measuring import image_size_of, on_fitting_threads, threads_for
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.images.batches import Batch, Images, take_images
+from optimum_mixq.images.batches import Batch, Images, first_images, take_images
 from optimum_mixq.images.fingerprints import digest_inputs, digest_settings, fits, short_digest
 from optimum_mixq.integration.hf_quantizer import attach
 from optimum_mixq.integration.record import write_record
@@ -22,7 +22,7 @@ from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.allocation.halves import add_certainty, are_images_enough
 from optimum_mixq.stages.allocation.propose import best_plans_of_averages, objectives, propose_plans
 from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
-from optimum_mixq.stages.evaluation import measure_logits
+from optimum_mixq.stages.evaluation import run_together
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
 from optimum_mixq.stages.reconstruction.reconstruct import start_reconstruction
 from optimum_mixq.stages.relevance.measure import measure_relevance
@@ -33,6 +33,11 @@ from optimum_mixq.stages.training.groups import suit_rates
 from optimum_mixq.stages.training.loop import EpochResult, train
 from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.bits import Bits
+
+
+# How many of the calibration images set the ranges while bits are chosen. More bring all plans nearer to the float
+# model, so that only the chosen one is calibrated on all of them.
+CHOOSING_IMAGES = 32
 
 
 @on_fitting_threads
@@ -76,7 +81,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan, what it was chosen from, and its packed model where that was made to compare it with others."""
+    """A plan, what it was chosen from, and its packed model where one on all calibration images was compared."""
 
     plan: BitPlan
     relevance: LayerRelevance
@@ -175,7 +180,7 @@ def choose(measured: "Measurements") -> Choice:
             plan, packed = compare_plans(measured, plans)
             name = plan.provenance["chosen"]
         plan = add_certainty(plan, relevance, sensitivity, measured.costs, objectives(options).get(name))
-    return Choice(plan, relevance, sensitivity, packed)
+    return Choice(plan, relevance, sensitivity, packed if measured.calibrates_on_all else None)
 
 
 def compare_plans(measured: "Measurements", plans: Mapping[str, BitPlan]) -> tuple[BitPlan, PreTrainedModel]:
@@ -187,25 +192,22 @@ def compare_plans(measured: "Measurements", plans: Mapping[str, BitPlan]) -> tup
     # per objective costs little beside the table of sensitivities, and no plan is worse than uniform bits here.
     """
     model, images, config = measured.model, measured.measurement_images, measured.config
-    reference, _ = measure_logits(model, images)
-    distances: dict[str, float] = {}
-    nearest: PreTrainedModel | None = None
+    packed: dict[str, PreTrainedModel] = {}
+    standing: dict[str, str] = {}  # the first plan with the same bits
     for number, (name, plan) in enumerate(plans.items(), 1):
-        same = next((other for other in distances if plans[other].bits == plan.bits), None)
-        if same is not None:
-            distances[name] = distances[same]
-            continue
-        description = f"Calibrating plan {number} of {len(plans)}, to compare"
-        packed = pack(calibrate(model, plan, measured.calibration_images, config, description))
-        logits, _ = measure_logits(packed, images)
-        divergence = task_of(model).divergence(logits.double(), reference.double(), config.temperature)
-        distances[name] = float(divergence.mean())
-        if distances[name] == min(distances.values()):
-            nearest = packed
+        standing[name] = next((other for other in packed if plans[other].bits == plan.bits), name)
+        if standing[name] == name:
+            description = f"Calibrating plan {number} of {len(plans)}, to compare"
+            packed[name] = pack(calibrate(model, plan, measured.choosing_images, config, description))
+    sums, task = dict.fromkeys(packed, 0.0), task_of(model)
+    for _, logits in run_together({"": model, **packed}, images):
+        reference = logits.pop("").double()
+        for name, found in logits.items():
+            sums[name] += float(task.divergence(found.double(), reference, config.temperature).sum())
+    distances = {name: sums[standing[name]] / sum(map(len, images)) for name in plans}
     chosen = min(distances, key=lambda name: distances[name])
-    assert nearest is not None  # there are plans, and one of them is the nearest
     provenance = {**plans[chosen].provenance, "compared": distances, "chosen": chosen}
-    return replace(plans[chosen], provenance=provenance), nearest
+    return replace(plans[chosen], provenance=provenance), packed[standing[chosen]]
 
 
 def sweep_plans(
@@ -227,6 +229,7 @@ class Measurements:
     so that other settings find no wrong ones; else they are measured, and saved in `work` as they grow.
 
     Sensitivity is measured on as many of the images as the configuration's budget needs, or with `every_image` on all.
+    Layers are calibrated on the first `CHOOSING_IMAGES` of the calibration images.
     """
 
     def __init__(
@@ -241,11 +244,13 @@ class Measurements:
     ) -> None:
         self.every_image = every_image
         self.model, self.config, self.work, self.known = model, config, work, known or Known()
-        self.calibration_images, self.measurement_images = calibration_images, measurement_images
+        self.choosing_images = first_images(calibration_images, CHOOSING_IMAGES)
+        self.calibrates_on_all = sum(map(len, calibration_images)) <= CHOOSING_IMAGES
+        self.measurement_images = measurement_images
 
     @cached_property
     def costs(self) -> UnitCosts:
-        size = image_size_of(self.calibration_images)
+        size = image_size_of(self.choosing_images)
         return measure_costs(self.model, self.config.arithmetic, self.config.stem_and_head_bits, size)
 
     @cached_property
@@ -313,7 +318,7 @@ class Measurements:
         """Return the packed model at the baseline's bits, and what stands for its units at the candidates'."""
         uniform = BitPlan.uniform(self.model, self.config.baseline)
         baseline, variants = calibrate_variants(
-            self.model, uniform, self.calibration_images, self.config, candidates, pack_layer,
+            self.model, uniform, self.choosing_images, self.config, candidates, pack_layer,
             "Calibrating all candidate bits" + (" again, to go on" if again else ""),
         )  # fmt: skip
         return pack(baseline), variants

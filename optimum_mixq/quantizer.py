@@ -115,9 +115,9 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> "MixQQuantizer":
         """Return the quantizer of a model on the Hub, in a folder, or in memory, with its image processor.
 
-        `task` is "image-classification" or "image-feature-extraction"; without it the checkpoint's class tells. For
-        features, a classifier is taken without its head. Calibration and relevance want float32; they run on the
-        model's device.
+        `task` is "image-classification", "image-feature-extraction", "image-segmentation", "object-detection" or
+        "depth-estimation"; without it the checkpoint's class tells. For features, a classifier is taken without its
+        head. Calibration and relevance want float32; they run on the model's device.
         """
         if isinstance(model_or_path, torch.nn.Module):
             model = take_part(model_or_path, task)

@@ -1,6 +1,10 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Small random models of each family, for tests of structure and arithmetic. Accuracy is for trained ones."""
 
+import interpret_triton  # noqa: F401
+
+
+# isort: split
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +31,9 @@ from transformers import (
     IJepaConfig,
     IJepaForImageClassification,
     PreTrainedModel,
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
     SiglipConfig,
     SiglipForImageClassification,
     SiglipVisionConfig,
@@ -35,11 +42,15 @@ from transformers import (
     SwinForImageClassification,
     Swinv2Config,
     Swinv2ForImageClassification,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
     ViTMSNConfig,
     ViTMSNForImageClassification,
+    YolosConfig,
+    YolosForObjectDetection,
 )
 
 from optimum_mixq.architectures.describe import configured_image_size
@@ -165,6 +176,44 @@ def build_swinv2() -> PreTrainedModel:
     return Swinv2ForImageClassification(Swinv2Config(**TWO_STAGES))
 
 
+def build_yolos() -> PreTrainedModel:
+    """With position embeddings between its blocks, on images that are no squares."""
+    return YolosForObjectDetection(YolosConfig(**PLAIN | {"image_size": (16, 24)}, num_detection_tokens=6))
+
+
+# Two stages: in the first one attention reduces its keys, and maps are 8 x 8 and 4 x 4.
+REDUCED = {
+    "image_size": 32,
+    "num_encoder_blocks": 2,
+    "depths": [1, 2],
+    "sr_ratios": [2, 1],
+    "hidden_sizes": [8, 16],
+    "patch_sizes": [7, 3],
+    "strides": [4, 2],
+    "num_attention_heads": [1, 2],
+    "mlp_ratios": [2, 2],
+    "decoder_hidden_size": 12,
+    "num_labels": 5,
+}
+
+
+def build_segformer() -> PreTrainedModel:
+    return SegformerForImageClassification(SegformerConfig(**REDUCED))
+
+
+def build_segmenting_segformer() -> PreTrainedModel:
+    return SegformerForSemanticSegmentation(SegformerConfig(**REDUCED))
+
+
+def build_upernet() -> PreTrainedModel:
+    """Three stages of a Swin, the first of which shifts its windows, under a decode head and another for training."""
+    swin = SwinConfig(
+        **WINDOWED | {"depths": [2, 1, 1], "num_heads": [1, 2, 2]}, out_features=["stage1", "stage2", "stage3"]
+    )
+    heads = {"hidden_size": 8, "auxiliary_channels": 8, "auxiliary_in_channels": 32, "pool_scales": [1, 2]}
+    return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=swin, num_labels=5, **heads))
+
+
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "vit": build_vit,
     "deit": build_deit,
@@ -184,6 +233,10 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "clip_vision": build_clip_vision,
     "siglip_vision": build_siglip_vision,
     "swinv2": build_swinv2,
+    "yolos": build_yolos,
+    "segformer": build_segformer,
+    "segmenting_segformer": build_segmenting_segformer,
+    "upernet": build_upernet,
 }
 
 

@@ -155,6 +155,21 @@ def test_what_was_packed_to_be_compared_is_the_model_that_its_plan_gives(name):
         assert torch.equal(found(pixel_values=pixels).logits, expected(pixel_values=pixels).logits)
 
 
+def test_bits_are_chosen_on_few_calibration_images_and_the_chosen_plan_is_calibrated_on_all(monkeypatch):
+    model = make_model("vit")
+    calibration, images = images_of(model)
+    few = sum(map(len, calibration)) - 1
+    monkeypatch.setattr(pipeline, "CHOOSING_IMAGES", few)
+    measured = Measurements(model, calibration, images, CONFIG)
+    choice = choose(measured)
+    assert sum(map(len, measured.choosing_images)) == few
+    assert torch.equal(torch.cat(measured.choosing_images), torch.cat(calibration)[:few])
+    assert choice.packed is None
+    found = finish_choice(choice, model, calibration, CONFIG).state_dict()
+    expected = quantize_model(model, choice.plan, calibration, CONFIG).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 @pytest.mark.parametrize("compare", [True, False])
 def test_a_chosen_plan_says_how_sure_it_is_of_the_objective_that_chose_it(compare):
     model = make_model("vit")

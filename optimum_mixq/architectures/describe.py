@@ -52,7 +52,7 @@ def describe(model: PreTrainedModel) -> Architecture:
     """
     _refuse_wrapped(model)
     family = family_of(model)
-    if not {*family.classifiers, *family.backbones} & class_names(model):
+    if not set(family.classes) & class_names(model):
         raise ValueError(_describe_other_class(model, family))
     architecture = family.describe(model)
     _check_complete(model, architecture)
@@ -95,6 +95,9 @@ def _describe_other_class(model: PreTrainedModel, family: Family) -> str:
         ways.append("with AutoModel for its embeddings")
     if family.tower:
         ways.append(f"with {family.tower} for the embeddings of its images")
+    for task, names in family.further.items():
+        expected.append(f"a model for {task} ({', '.join(names)}, or a subclass)")
+        ways.append(f"as one of these with task='{task}'")
     return f"Expected {' or '.join(expected)}, found {type(model).__name__}. Load the checkpoint {', or '.join(ways)}."
 
 
@@ -120,7 +123,8 @@ def _refuse_wrapped(model: nn.Module) -> None:
 
 def _check_complete(model: PreTrainedModel, architecture: Architecture) -> None:
     modules = dict(model.named_modules())
-    described = [architecture.stem, *architecture.heads, *architecture.unit_of_module, *architecture.left_float]
+    stem = [] if architecture.stem is None else [architecture.stem]
+    described = [*stem, *architecture.heads, *architecture.unit_of_module, *architecture.left_float]
     layers = {name for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Conv2d))}
     missing, absent = sorted(layers - set(described)), sorted(set(described) - set(modules))
     if missing or absent or len(described) != len(set(described)):

@@ -2,13 +2,17 @@
 """Runs a model block by block: what calibration and sensitivity share.
 
 The blocks of a model form a chain: each takes the hidden states that the one before returned, and next to them
-arguments (masks, map sizes) that do not depend on the weights. `record_calls` keeps those.
+arguments (masks, map sizes) that do not depend on the weights. `record_calls` keeps those. What stands between two
+blocks, and what reads the hidden states of several, is run by the model's own forward, in which blocks return what
+they are told to.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,6 +35,8 @@ class ModelCalls:
     """What a model's own forward hands to its blocks beside hidden states, and what its last link returns."""
 
     blocks: dict[str, BlockCall]  # by block name
+    returned: dict[str, Any]  # what each block returns for these images, by block name
+    image: Tensor  # (1, C, H, W), one of them
     # What the last link of the chain returns next to hidden states, without tensors; None where it returns a bare one.
     others_returned: tuple[Any, ...] | None
 
@@ -42,6 +48,7 @@ class _Stop(Exception):
 def record_calls(model: PreTrainedModel, architecture: Architecture, pixel_values: Tensor) -> ModelCalls:
     """Run images (B, C, H, W) through the model and return what its blocks were called with."""
     calls: dict[str, BlockCall] = {}
+    outputs: dict[str, Any] = {}
     returned: list[Any] = []
     hooks = []
     for block in architecture.blocks:
@@ -49,7 +56,11 @@ def record_calls(model: PreTrainedModel, architecture: Architecture, pixel_value
         def keep(_: Any, arguments: tuple, options: dict, name: str = block.name) -> None:
             calls[name] = BlockCall(arguments[1:], dict(options))
 
-        hooks.append(model.get_submodule(block.module).register_forward_pre_hook(keep, with_kwargs=True))
+        def take(_: Any, __: tuple, output: Any, name: str = block.name) -> None:
+            outputs[name] = output
+
+        module = model.get_submodule(block.module)
+        hooks += [module.register_forward_pre_hook(keep, with_kwargs=True), module.register_forward_hook(take)]
     last = _links(model, architecture)[-1]
     hooks.append(last.register_forward_hook(lambda _, __, output: returned.append(output)))
     try:
@@ -58,12 +69,30 @@ def record_calls(model: PreTrainedModel, architecture: Architecture, pixel_value
         for hook in hooks:
             hook.remove()
     others = returned[0][1:] if isinstance(returned[0], tuple) else None
-    return ModelCalls(calls, None if others is None else tuple(None if isinstance(o, Tensor) else o for o in others))
+    others = None if others is None else tuple(None if isinstance(o, Tensor) else o for o in others)
+    outputs = {} if architecture.is_plain else {name: _emptied(output) for name, output in outputs.items()}
+    return ModelCalls(calls, outputs, pixel_values[:1], others)
 
 
 def record_hidden(model: PreTrainedModel, architecture: Architecture, pixel_values: Tensor) -> Tensor:
     """Return what the first block is given, without running the blocks."""
-    first = model.get_submodule(architecture.blocks[0].module)
+    return _record_input(model, architecture.blocks[0], pixel_values)
+
+
+def lead_on(
+    model: PreTrainedModel, architecture: Architecture, calls: ModelCalls, block: Block, hidden: Tensor
+) -> Tensor:
+    """Return what a block is given, for the hidden states that the block before it returned."""
+    if not block.apart:
+        return hidden
+    before = architecture.blocks[: architecture.blocks.index(block)]
+    with _returning(model, calls, before, {before[-1].name: hidden}):
+        return _record_input(model, block, calls.image)
+
+
+def _record_input(model: PreTrainedModel, block: Block, pixel_values: Tensor) -> Tensor:
+    """Return the hidden states that the model's own forward gives a block, which is left right there."""
+    first = model.get_submodule(block.module)
     kept: list[Tensor] = []
 
     def keep(_: Any, arguments: tuple) -> None:
@@ -77,7 +106,7 @@ def record_hidden(model: PreTrainedModel, architecture: Architecture, pixel_valu
         return kept[0]
     finally:
         hook.remove()
-    raise ValueError(f"The forward of {type(model).__name__} did not reach its first block.")
+    raise ValueError(f"The forward of {type(model).__name__} did not reach {block.name}.")
 
 
 def run_block(model: PreTrainedModel, block: Block, hidden: Tensor, call: BlockCall) -> Tensor:
@@ -87,13 +116,23 @@ def run_block(model: PreTrainedModel, block: Block, hidden: Tensor, call: BlockC
 
 
 def finish(
-    model: PreTrainedModel, architecture: Architecture, calls: ModelCalls, pixel_values: Tensor, hidden: Tensor
+    model: PreTrainedModel,
+    architecture: Architecture,
+    calls: ModelCalls,
+    pixel_values: Tensor,
+    hidden: Tensor,
+    taps: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Any:
     """Return the model's output for the hidden states after its last block.
 
     The model's own forward runs on a chain cut down to its last link, which hands out `hidden`: no block and no patch
     merging is reached. `pixel_values` (1, C, H, W) is any one image: it goes through the stem, and is forgotten.
+    `taps` holds the hidden states after the architecture's taps, by block name.
     """
+    if not architecture.is_plain:
+        blocks = architecture.blocks
+        with _returning(model, calls, blocks, {**taps, blocks[-1].name: hidden}):
+            return model(pixel_values=pixel_values)
     last = _links(model, architecture)[-1]
     others = calls.others_returned
 
@@ -109,6 +148,39 @@ def finish(
     finally:
         setattr(owner, name, chain)
         del last.forward
+
+
+@contextmanager
+def _returning(
+    model: PreTrainedModel, calls: ModelCalls, blocks: Sequence[Block], hidden: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Have blocks return these hidden states, by block name, without running; the others return zeros of one image."""
+    modules = []
+    for block in blocks:
+        template = calls.returned[block.name]
+        given = hidden.get(block.name)
+        if given is None:
+            returned = template
+        else:
+            returned = (given, *template[1:]) if isinstance(template, tuple) else given
+        modules.append(model.get_submodule(block.module))
+        modules[-1].forward = partial(_hand_out, returned)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _hand_out(returned: Any, *_: Any, **__: Any) -> Any:
+    return returned
+
+
+def _emptied(output: Any) -> Any:
+    """Return what a block returned with zeros that take no memory for its hidden states, and no other tensors."""
+    if isinstance(output, tuple):
+        return (_emptied(output[0]), *(None if isinstance(other, Tensor) else other for other in output[1:]))
+    return output.new_zeros(()).expand(output.shape)
 
 
 def _links(model: PreTrainedModel, architecture: Architecture) -> list[nn.Module]:

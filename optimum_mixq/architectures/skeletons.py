@@ -49,11 +49,12 @@ def packed_skeleton(
             has_bias,
             device or layer.weight.device,
         )
+    where = device or model.device
     stem_name = describe(model).stem
-    stem = model.get_submodule(stem_name)
-    where = device or stem.weight.device
-    bits_of_stem = widths.stem_and_head_bits, PIXEL_BITS
-    skeleton[stem_name] = PackedConv2d(stem.weight.shape, stem.stride, *bits_of_stem, where, stem.bias is None)
+    if stem_name is not None:
+        stem = model.get_submodule(stem_name)
+        bits_of_stem = widths.stem_and_head_bits, PIXEL_BITS
+        skeleton[stem_name] = PackedConv2d(stem.weight.shape, stem.stride, *bits_of_stem, where, stem.bias is None)
     for name, heads, size, bits in _attentions(model, widths):
         skeleton[name] = AttentionQuantizer(heads, size, *bits, where)
     return skeleton
@@ -68,11 +69,11 @@ def trainable_skeleton(model: PreTrainedModel, widths: Widths) -> dict[str, nn.M
         bias = weight.new_zeros(outputs, dtype=torch.get_default_dtype()) if has_bias else None
         grids = _empty_grid(outputs, weight_bits, weight.device), _empty_grid(inputs, input_bits, weight.device)
         skeleton[name] = LearnedLinear(torch.empty_like(weight), bias, *grids, widths.arithmetic)
-    stem_name = describe(model).stem
-    stem = model.get_submodule(stem_name)
-    where = stem.weight.device
-    weight_grid = _empty_grid(stem.out_channels, widths.stem_and_head_bits, where)
-    skeleton[stem_name] = QuantConv2d(stem, weight_grid, _empty_grid(stem.in_channels, PIXEL_BITS, where))
+    where, stem_name = model.device, describe(model).stem
+    if stem_name is not None:
+        stem = model.get_submodule(stem_name)
+        weight_grid = _empty_grid(stem.out_channels, widths.stem_and_head_bits, where)
+        skeleton[stem_name] = QuantConv2d(stem, weight_grid, _empty_grid(stem.in_channels, PIXEL_BITS, where))
     for name, heads, size, bits in _attentions(model, widths):
         skeleton[name] = LearnedAttention(heads, size, *bits, where)
     return skeleton

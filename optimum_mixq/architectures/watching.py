@@ -4,7 +4,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -150,22 +149,18 @@ def _watch_input(model: PreTrainedModel, unit: Unit, watch: Watch) -> list[Remov
     They are given a view of it: what else reads the tensor, such as the residual around them, is left out of what
     backward brings there.
     """
-    views: list[Tensor] = []
+    views: list[Tensor] = []  # one for each layer that is yet to run, in whatever order the forward calls them
 
-    def see(_: nn.Module, arguments: tuple, place: int) -> tuple:
-        if place == 0:
+    def see(_: nn.Module, arguments: tuple) -> tuple:
+        if not views:
             with torch._C.DisableTorchFunction():
-                views[:] = [arguments[0].view_as(arguments[0])]
-            watch(unit.name, tuple(views))
-        view = views[0]
-        if place == len(unit.modules) - 1:
-            views.clear()  # it would keep the whole graph of this forward until the next one
-        return (view, *arguments[1:])
+                view = arguments[0].view_as(arguments[0])
+            watch(unit.name, (view,))
+            views.extend([view] * len(unit.modules))
+        # None stays behind the last layer: it would keep the whole graph of this forward until the next one.
+        return (views.pop(), *arguments[1:])
 
-    return [
-        model.get_submodule(name).register_forward_pre_hook(partial(see, place=place))
-        for place, name in enumerate(unit.modules)
-    ]
+    return [model.get_submodule(name).register_forward_pre_hook(see) for name in unit.modules]
 
 
 @contextmanager

@@ -51,7 +51,8 @@ class MixQConfig(QuantizationConfigMixin):
             b-bit codes.
         stem_and_head_bits: of the weights of patch embedding and heads, and of what the heads read: they stay outside
             the search for bits. Pixels have 8.
-        calibration_samples: images that set the ranges.
+        calibration_samples: unlabelled images that set the ranges, at most. Bits are chosen with ranges from the first
+            32 of them.
         batch_size: images per forward.
         seed: draws the images.
         input_search: search each activation channel's range for the least error; False takes minimum and maximum.
@@ -97,7 +98,7 @@ class MixQConfig(QuantizationConfigMixin):
     sensitivity_samples: int = 256
     arithmetic: str = "column"
     stem_and_head_bits: int = 8
-    calibration_samples: int = 32
+    calibration_samples: int = 128
     batch_size: int = 32
     seed: int = 0
     input_search: bool = True

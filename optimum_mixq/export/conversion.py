@@ -73,8 +73,10 @@ def _fold_operands(model: PreTrainedModel, block: Block, attention: ExportAttent
 
     They do nothing where something stands between them and attention.
     """
+    if not block.plain_scores:
+        return {}
     names = block.unit("qkv").modules
-    if not block.plain_scores or not all(isinstance(model.get_submodule(name), PackedLinear) for name in names):
+    if not all(isinstance(model.get_submodule(name), PackedLinear) for name in names):
         return {}
     attention.folded_operands = True
     return {name: attention.operand_affine(operand).flatten() for name, operand in zip(names, OPERANDS, strict=True)}

@@ -23,7 +23,8 @@ class Batch:
     """Pixels (B, C, H, W) float32 as the model takes them, labels or None, and one fingerprint per row.
 
     Labels are class numbers (B,) int64. Where a model has several classes or targets per image they are
-    (B, num_labels) float32, and (B,) float32 for a single target.
+    (B, num_labels) float32, and (B,) float32 for a single target. What else a label is, its kind tells
+    (`label_kinds.py`).
     """
 
     pixel_values: Tensor
@@ -55,17 +56,23 @@ def take_images(batches: Iterable[Batch], count: int) -> list[Batch]:
     return taken
 
 
+def first_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
+    """Return what `take_images` does, of batches (B, C, H, W) of pixels alone."""
+    return [batch.pixel_values for batch in take_images((Batch(pixels, None, ()) for pixels in batches), count)]
+
+
 @dataclass(frozen=True)
 class Images:
     """Rows of one source. Nothing is decoded before `batches` reaches it.
 
-    `read` returns a row's image and its label as the source has it, `labels` turns that into the model's. For
-    calibration a label that the model does not know counts as none; for evaluation it raises.
+    `read` returns a row's image and its label as the source has it, `labels` turns that into the model's. `prepare`
+    makes pixel values of images, and labels that fit these. For calibration a label that the model does not know
+    counts as none; for evaluation it raises.
     """
 
     count: int
     read: Callable[[int], tuple[Any, Any]]
-    prepare: Callable[[list[Any], Sequence[int]], Tensor]
+    prepare: Callable[[list[Any], list[Label | None], Sequence[int]], tuple[Tensor, list[Label | None]]]
     num_labels: int  # of the model; 0 where it has no classes, and labels are the source's own
     description: str
     role: Role = "evaluation"
@@ -78,8 +85,9 @@ class Images:
         for start in range(0, len(rows), batch_size):
             indices = rows[start : start + batch_size]
             images, raw_labels = zip(*(self.read(index) for index in indices), strict=True)
-            pixel_values = self.prepare(list(images), indices)  # (B, C, H, W)
             labels = [self._read_label(raw, index) for raw, index in zip(raw_labels, indices, strict=True)]
+            pixel_values, labels = self.prepare(list(images), labels, indices)  # (B, C, H, W)
+            labels = [self._check_label(label, index) for label, index in zip(labels, indices, strict=True)]
             yield Batch(pixel_values, stack_labels(labels), tuple(map(fingerprint, pixel_values)))
 
     def _read_label(self, raw: Any, index: int) -> Label | None:
@@ -88,8 +96,20 @@ class Images:
         try:
             return read_class_number(raw, self.num_labels) if self.labels is None else self.labels.read(raw)
         except ValueError as error:
-            if self.role == "calibration":
-                return None
+            self._refuse_label(index, error)
+            return None
+
+    def _check_label(self, label: Label | None, index: int) -> Label | None:
+        try:
+            if label is not None and self.labels is not None and self.labels.check is not None:
+                self.labels.check(label)
+            return label
+        except ValueError as error:
+            self._refuse_label(index, error)
+            return None
+
+    def _refuse_label(self, index: int, error: ValueError) -> None:
+        if self.role == "evaluation":
             raise ValueError(f"Row {index} of {self.description} has {error}.") from error
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 
-# A class number; a vector (num_labels,) of several classes or targets; one target of a regression.
+# A class number; a vector (num_labels,) of several classes or targets; one target of a regression; a mask (H, W).
 Label = int | float | Tensor
 
 
@@ -20,11 +20,13 @@ Label = int | float | Tensor
 class LabelReader:
     """`read` turns what a source stores into a label of the model, or None for an unlabelled image.
 
-    `mismatch` says why the source's labels are none of the model's, and is None where they fit.
+    `check` raises a ValueError for a label that is none of the model's once it is prepared with its image. `mismatch`
+    says why the source's labels are none of the model's, and is None where they fit.
     """
 
     read: Callable[[Any], Label | None]
     mismatch: str | None = None
+    check: Callable[[Label], None] | None = None
 
 
 def label_reader(
@@ -97,13 +99,31 @@ def read_class_number(value: Any, count: int | None = None) -> int | None:
 
 
 def stack_labels(labels: Sequence[Label | None]) -> Tensor | None:
-    """Return labels (B,) int64, (B,) float32 or (B, num_labels) float32, or None if one image has none."""
+    """Return labels (B,) int64, (B,) float32 or (B, ...) of a tensor per image, or None if one image has none."""
     known = [label for label in labels if label is not None]
     if len(known) < len(labels):
         return None
     if isinstance(known[0], Tensor):
-        return torch.stack([torch.as_tensor(label) for label in known])
+        return join_labels([torch.as_tensor(label)[None] for label in known])
     return torch.tensor(known, dtype=torch.int64 if isinstance(known[0], int) else torch.float32)
+
+
+def join_labels(parts: Sequence[Tensor]) -> Tensor:
+    """Return the labels (B, ...) of several batches as one tensor.
+
+    Where images have lists of different length, as lists of objects are, shorter ones are filled up with NaN.
+    """
+    if len({part.shape[1:] for part in parts}) == 1:
+        return torch.cat(list(parts))
+    if any(part.ndim < 2 or part.shape[2:] != parts[0].shape[2:] for part in parts):
+        raise ValueError(
+            f"Expected labels of one size, found {', '.join(str(tuple(part.shape[1:])) for part in parts)}"
+        )
+    longest = max(part.shape[1] for part in parts)
+    filled = [part.new_full((len(part), longest, *part.shape[2:]), torch.nan) for part in parts]
+    for whole, part in zip(filled, parts, strict=True):
+        whole[:, : part.shape[1]] = part
+    return torch.cat(filled)
 
 
 class _Classes:

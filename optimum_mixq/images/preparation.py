@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from optimum_mixq.architectures.describe import configured_channels, require_image_size
+from optimum_mixq.images.labels import Label
 
 
 # transformers 5 reads an image processor from either.
@@ -32,46 +33,64 @@ def load_processor(model: str | Path, where: dict[str, Any]) -> BaseImageProcess
 
 @dataclass(frozen=True)
 class Preparation:
-    """Makes pixel values (B, C, H, W) of RGB pictures; stacks tensors (C, H, W), which are pixel values already."""
+    """Makes pixel values (B, C, H, W) of RGB pictures; stacks tensors (C, H, W), which are pixel values already.
+
+    Labels stay what they are: a kind of labels that change with their image derives from this class.
+    """
 
     model: PreTrainedModel
     processor: BaseImageProcessor | None
     description: str  # of the source, for error messages
 
-    def __call__(self, images: list[Any], indices: Sequence[int]) -> Tensor:
+    def __call__(
+        self, images: list[Any], labels: list[Label | None], indices: Sequence[int]
+    ) -> tuple[Tensor, list[Label | None]]:
         ready = [isinstance(image, Tensor) for image in images]
         if any(ready) and not all(ready):
             raise ValueError(
                 f"Expected pictures only or tensors only in {self.description}, found both: "
                 f"row {indices[ready.index(True)]} is a tensor, row {indices[ready.index(False)]} is a picture."
             )
-        pixels = self._stack(images, indices) if all(ready) else self._process(images, indices)
+        make = self.stack if all(ready) else self.process
+        pixels, labels = make(images, labels, indices)
         check_size(pixels, self.model)
         finite = torch.isfinite(pixels).flatten(1).all(1)
         if not finite.all():
             row = indices[int((~finite).nonzero()[0])]
             raise ValueError(f"Row {row} of {self.description} has pixels that are infinite or no numbers (NaN).")
-        return pixels.float()
+        return pixels.float(), labels
 
-    def _stack(self, images: list[Tensor], indices: Sequence[int]) -> Tensor:
+    def stack(
+        self, images: list[Tensor], labels: list[Label | None], indices: Sequence[int]
+    ) -> tuple[Tensor, list[Label | None]]:
+        """Return pixel values of one size as a batch, and their labels."""
         for image, index in zip(images, indices, strict=True):
             if image.shape != images[0].shape:
                 raise ValueError(
                     f"Expected images of one size in {self.description}, found {tuple(images[0].shape)} in row "
                     f"{indices[0]} and {tuple(image.shape)} in row {index}."
                 )
-        return torch.stack(images)
+        return torch.stack(images), labels
 
-    def _process(self, pictures: list[Image.Image], indices: Sequence[int]) -> Tensor:
+    def process(
+        self, pictures: list[Image.Image], labels: list[Label | None], indices: Sequence[int]
+    ) -> tuple[Tensor, list[Label | None]]:
+        """Return what the image processor makes of pictures, and their labels."""
         processor = require_processor(self.processor)
         try:
-            return processor(images=pictures, return_tensors="pt")["pixel_values"]
+            return self.run(processor, pictures, labels)
         except Exception as error:  # processors raise what numpy, Pillow or torch raise inside of them
             if len(pictures) > 1:
-                for picture, index in zip(pictures, indices, strict=True):
-                    self._process([picture], [index])  # raises for the picture that is refused
+                for picture, label, index in zip(pictures, labels, indices, strict=True):
+                    self.process([picture], [label], [index])  # raises for the picture that is refused
             where = f"row {indices[0]}" if len(indices) == 1 else f"rows {indices[0]}..{indices[-1]}"
             raise ValueError(f"The image processor refuses {where} of {self.description}: {error}") from error
+
+    def run(
+        self, processor: BaseImageProcessor, pictures: list[Image.Image], labels: list[Label | None]
+    ) -> tuple[Tensor, list[Label | None]]:
+        """Call the image processor."""
+        return processor(images=pictures, return_tensors="pt")["pixel_values"], labels
 
 
 def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:

@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Takes apart what a data set gives for one row: an image, a pair of image and label, or a dict of both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +31,11 @@ def label_feature(rows: Any, column: str | None = None) -> Any:
 
 
 def split_sample(
-    sample: Any, name: str, image_column: str | None = None, label_column: str | None = None
+    sample: Any,
+    name: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    label_columns: Sequence[str] = LABEL_COLUMNS,
 ) -> tuple[Any, Any]:
     """Return the image and the label, or None for a row without a label.
 
@@ -39,15 +43,16 @@ def split_sample(
         name: where the sample stands, for error messages.
         image_column: the key of the image, if the sample is a dict and the key is none of the usual ones.
         label_column: likewise the label's.
+        label_columns: the usual ones.
     """
     if isinstance(sample, Mapping) and not {"bytes", "path"} & set(sample):
-        keys = (image_column,) if image_column is not None else IMAGE_COLUMNS[::-1]  # prepared ones first
+        keys: tuple[str, ...] = IMAGE_COLUMNS[::-1] if image_column is None else (image_column,)  # prepared ones first
         image_key = next((key for key in keys if key in sample), None)
         if image_key is None:
             raise ValueError(
                 f"Expected '{keys[-1]}' in {name}, found {', '.join(map(str, sample)) or 'nothing'}. {NAME_THE_COLUMN}"
             )
-        keys = (label_column,) if label_column is not None else LABEL_COLUMNS
+        keys = (label_column,) if label_column is not None else tuple(label_columns)
         return sample[image_key], next((sample[key] for key in keys if key in sample), None)
     if isinstance(sample, (tuple, list)):
         if not 1 <= len(sample) <= 2:

@@ -127,8 +127,9 @@ class Selection:
         self.served = served or ServedImages()
 
     def calibration(self, images: Images, config: MixQConfig) -> list[Tensor]:
-        """Return the pixels of the images that set the ranges, in batches."""
-        batches = draw_batches(images, config.calibration_samples, config.seed, config.batch_size)
+        """Return the pixels of the images that set the ranges, in batches: as many as are asked for, or all."""
+        count = min(len(images), config.calibration_samples)
+        batches = draw_batches(images, count, config.seed, config.batch_size)
         self.served = self.served.add("calibration", digests_of(batches))
         return [batch.pixel_values for batch in batches]
 

@@ -19,14 +19,15 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
-from optimum_mixq.architectures.backbones import is_backbone
+from optimum_mixq.images import masks, objects  # noqa: F401 (importing them registers them)
 from optimum_mixq.images.batches import Images, Role
 from optimum_mixq.images.decoding import PICTURES, read_picture
 from optimum_mixq.images.folders import load_rows
-from optimum_mixq.images.labels import label_reader, own_label_reader
+from optimum_mixq.images.generated import generator_names, open_generated
+from optimum_mixq.images.label_kinds import label_kind_of
 from optimum_mixq.images.loaders import batch_splitter, drawn_rows, row_collator
-from optimum_mixq.images.preparation import Preparation, check_size, require_processor
-from optimum_mixq.images.samples import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_THE_COLUMN, label_feature, split_sample
+from optimum_mixq.images.preparation import check_size, require_processor
+from optimum_mixq.images.samples import IMAGE_COLUMNS, NAME_THE_COLUMN, label_feature, split_sample
 from optimum_mixq.images.splits import take_split
 
 
@@ -50,7 +51,8 @@ def open_images(
     """Return the rows of a source as `Images`, which every function that takes a data set accepts too.
 
     Args:
-        source: an image folder's path, the name of a data set on the Hub, a `datasets.Dataset` or `DatasetDict`, a
+        source: an image folder's path, the name of a data set on the Hub, "synthetic" or "noise" for images that are
+            made from the model (a folder of that name is "./synthetic"), a `datasets.Dataset` or `DatasetDict`, a
             torch data set or a DataLoader with a length, a list of images or of pairs (image, label), a dict of
             columns such as {"image": [...], "label": [...]}, or pixel values (N, C, H, W) as the model takes them.
             An image is a PIL image, a file's path, a uint8 array (H, W, 3), or pixel values (C, H, W).
@@ -68,6 +70,8 @@ def open_images(
         raise ValueError(f"Expected on_error to be 'raise' or 'skip', found {on_error!r}.")
     if isinstance(source, Images):
         return _reuse(source, model, role, split, (image_column, label_column, label_names))
+    if isinstance(source, str) and source in generator_names():
+        return open_generated(source, model, processor, role, split)
     if isinstance(source, (str, Path)):
         source = load_rows(str(source), split, role)
     elif _is_dataset_dict(source):
@@ -170,7 +174,10 @@ class _Opened:
         split: Callable[[Any, str], tuple[Any, Any]] | None = None,
     ) -> Images:
         """Open rows that `split` takes apart into image and label."""
-        split = split or partial(split_sample, image_column=self.image_column, label_column=self.label_column)
+        split = split or partial(
+            split_sample, image_column=self.image_column, label_column=self.label_column,
+            label_columns=label_kind_of(self.model).columns,
+        )  # fmt: skip
 
         def read(index: int) -> tuple[Any, Any]:
             row, name = rows[index], f"row {rows[index]} of {what}"
@@ -216,7 +223,8 @@ class _Opened:
             )
         if self.label_column is not None and self.label_column not in names:
             raise ValueError(f"There is no column '{self.label_column}': the data set has {', '.join(names)}.")
-        return image_column, self.label_column or next((name for name in LABEL_COLUMNS if name in names), None)
+        usual = label_kind_of(self.model).columns
+        return image_column, self.label_column or next((name for name in usual if name in names), None)
 
     def _check_first(self, value: Any) -> None:
         image = value[0] if isinstance(value, tuple) else value
@@ -224,17 +232,15 @@ class _Opened:
             require_processor(self.processor)
 
     def _build(self, count: int, read: Callable[[int], tuple[Any, Any]], what: str, feature: Any) -> Images:
-        prepare = Preparation(self.model, self.processor, what)
-        if is_backbone(self.model):
-            labels = own_label_reader(feature, self.label_names)
-        else:
-            labels = label_reader(self.model.config, feature, self.label_names)
-        images = Images(count, read, prepare, _count_classes(self.model), what, self.role, labels)
+        kind = label_kind_of(self.model)
+        prepare = kind.preparation(self.model, self.processor, what)
+        labels = kind.reader(self.model, feature, self.label_names)
+        images = Images(count, read, prepare, kind.count_classes(self.model), what, self.role, labels)
         return _for_role(images, self.role)
 
 
 def _count_classes(model: PreTrainedModel) -> int:
-    return 0 if is_backbone(model) else int(model.config.num_labels)
+    return label_kind_of(model).count_classes(model)
 
 
 def _skip_unreadable(images: Images) -> Images:

@@ -33,6 +33,8 @@ from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.bitpacking import int16_to_scale
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.tasks import auto_class_named
+from optimum_mixq.tasks.loading import hub_task_of
 from optimum_mixq.utils.memory import return_freed_memory
 
 
@@ -213,13 +215,14 @@ def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
 
 def _require_own_class(model: PreTrainedModel) -> None:
     """Raise a ValueError if a packed model is loaded by another class of its family, such as one without its head."""
-    family = family_of(model)
-    others = {*family.classifiers, *family.backbones} - class_names(model)
-    wrong = [name for name in model.config.architectures or () if name in others]
+    family, own = family_of(model), class_names(model)
+    wrong = [name for name in model.config.architectures or () if name in family.classes and name not in own]
     if wrong:
+        task = hub_task_of(wrong)
+        loader = wrong[0] if task == hub_task_of(own) else auto_class_named(task).__name__
         raise ValueError(
             f"The packed checkpoint is that of a {wrong[0]}, and {type(model).__name__} was to take it: load it with "
-            f"{wrong[0]}. For another task, quantize the float model for that one."
+            f"{loader}. For another task, quantize the float model for that one."
         )
 
 

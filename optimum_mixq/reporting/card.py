@@ -74,7 +74,7 @@ def _results(comparison: Comparison, hub_task: str) -> list[EvalResult]:
     """Return the packed model's results for the index of the Hub, those that were measured."""
     found = comparison.packed.evaluation
     metrics = [
-        ("accuracy", comparison.accuracy_name, found.accuracy),
+        (comparison.accuracy_metric, comparison.accuracy_name, found.accuracy),
         (comparison.divergence_metric, comparison.divergence_name, found.kl),
     ]
     return [

@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -17,33 +16,29 @@ from optimum_mixq.utils.progress import progress_bar
 
 
 class Tally:
-    """The scores of one model, batch by batch: means over images, weighted by how many each batch has."""
+    """The scores of one model, batch by batch: agreement and divergence are means over images."""
 
     def __init__(self, task: Task) -> None:
-        self.task, self.images = task, 0
-        self._sums: dict[str, float | None] = {"accuracy": 0.0, "agreement": 0.0, "kl": 0.0}
-        # Kept where images are compared with each other: (images, outputs), and (images,).
-        self._logits: list[Tensor] = []
-        self._labels: list[Tensor | None] = []
+        self.task, self.images, self.labelled = task, 0, True
+        self._meter = task.meter()
+        self._sums: dict[str, float | None] = {"agreement": 0.0, "kl": 0.0}
 
     def add(self, logits: Tensor, labels: Tensor | None, reference: Tensor | None) -> None:
-        """Add a batch's logits (B, outputs), and what they are judged by."""
-        found = score(logits, None if self.task.compares_images else labels, reference, self.task)
+        """Add a batch's logits (B, ...), and what they are judged by."""
+        found = score(logits, None, reference, self.task)
         self.images += found.images
         for name, total in self._sums.items():
             value = found[name]
             self._sums[name] = None if total is None or value is None else total + value * found.images
-        if self.task.compares_images:
-            self._logits.append(logits)
-            self._labels.append(labels)
+        if labels is None:
+            self.labelled = False
+        elif self.labelled:
+            self._meter.add(logits, labels)
 
     def evaluation(self) -> Evaluation:
         means = {name: None if total is None else total / self.images for name, total in self._sums.items()}
-        if self.task.compares_images:
-            labels = [part for part in self._labels if part is not None]
-            known = bool(labels) and len(labels) == len(self._labels)
-            means["accuracy"] = self.task.accuracy(torch.cat(self._logits), torch.cat(labels)) if known else None
-        return Evaluation(self.images, **means)
+        accuracy = self._meter.value() if self.labelled else None
+        return Evaluation(self.images, accuracy, **means, is_share=self.task.accuracy_is_share)
 
 
 def score_together(
@@ -83,5 +78,5 @@ def compare(
     left_out = batches.left_out if batches.served.complete else None
     return Comparison(
         contenders, dataset, split, name_machine(), left_out, task.accuracy_name, task.divergence_name,
-        task.divergence_metric,
+        task.accuracy_metric, task.divergence_metric,
     )  # fmt: skip

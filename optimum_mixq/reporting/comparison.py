@@ -33,7 +33,8 @@ class Comparison:
     left_out: int | None = None  # images that served; None where it is not known which did
     accuracy_name: str = "top-1"
     divergence_name: str = "KL to float"
-    divergence_metric: str | None = None  # its name in the card's index of results; None keeps it out of there
+    accuracy_metric: str = "accuracy"  # its name in the card's index of results
+    divergence_metric: str | None = None  # that of the divergence; None keeps it out of there
 
     @property
     def float_model(self) -> Contender:

@@ -49,7 +49,7 @@ class Gallery:
         self._heap: list[tuple[float, int, Disagreement]] = []  # the least divergence on top
 
     def add(self, batch: Batch, reference: Tensor, found: Tensor) -> None:
-        """Look at a batch with the float model's logits (B, outputs) and the packed model's."""
+        """Look at a batch with the float model's logits (B, ...) and the packed model's."""
         missing = self.limit - len(self.first)
         self.first += [image.cpu().clone() for image in batch.pixel_values[:missing]] if missing > 0 else []
         divergences = self.task.divergence(found.double(), reference.double()).tolist()

@@ -27,6 +27,8 @@ from optimum_mixq.stages.evaluation import Evaluation
 
 KINDS = {
     "qkv": "query, key and value projections, which read the same LayerNorm",
+    "q": "query projection, where keys and values are made from fewer tokens",
+    "kv": "key and value projections, which read the same reduced tokens",
     "qk": "product of queries and keys, of two activations",
     "av": "product of attention and values, of two activations",
     "proj": "output projection of attention",

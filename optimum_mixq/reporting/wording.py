@@ -112,17 +112,19 @@ def describe_evaluation(result: Evaluation, accuracy_name: str = "top-1", diverg
 
     >>> describe_evaluation(Evaluation(1000, 0.91, None, None))
     'top-1 91.00 % on 1000 images (95 % interval 89.07-92.62)'
+    >>> describe_evaluation(Evaluation(50, 0.5, None, None, is_share=False), "mean IoU")
+    'mean IoU 50.00 % on 50 images'
     >>> describe_evaluation(Evaluation(50, None, 0.98, 0.0123))
     'same prediction as float on 98.00 % of 50 images, KL to float 0.0123'
     >>> describe_evaluation(Evaluation(50, None, None, 0.0123), "", "cosine distance to float")
     'cosine distance to float 0.0123 on 50 images'
     """
-    if result.accuracy is not None and result.accuracy_interval is not None:
+    if result.accuracy is not None:
+        told = f"{accuracy_name} {100 * result.accuracy:.2f} % on {result.images} images"
+        if result.accuracy_interval is None:
+            return told
         low, high = result.accuracy_interval
-        return (
-            f"{accuracy_name} {100 * result.accuracy:.2f} % on {result.images} images "
-            f"(95 % interval {100 * low:.2f}-{100 * high:.2f})"
-        )
+        return f"{told} (95 % interval {100 * low:.2f}-{100 * high:.2f})"
     if result.kl is None:
         return f"no labels on {result.images} images"
     distance = f"{divergence_name} {result.kl:.4f}"

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.measuring import measuring, threads_for
 from optimum_mixq.images.batches import Batch
+from optimum_mixq.images.labels import join_labels
 from optimum_mixq.tasks import Task, run_model, task_of
 from optimum_mixq.tasks.single_label import SingleLabel
 
@@ -25,23 +26,24 @@ class Evaluation:
     accuracy: float | None  # share of images (or, of several labels, of labels) whose prediction is the label
     agreement: float | None  # share whose prediction is the reference's
     kl: float | None  # mean over images of KL(reference || model), in nats, or of the task's own divergence
+    is_share: bool = True  # whether the accuracy counts images, so that it has a binomial interval
 
     def keys(self) -> Iterator[str]:
         """With `__getitem__`, what makes `dict(evaluation)` and `evaluation["accuracy"]` work."""
-        return (field.name for field in fields(self))
+        return (field.name for field in fields(self) if field.name != "is_share")
 
     def __getitem__(self, name: str) -> int | float | None:
         return getattr(self, name)
 
     @property
     def accuracy_interval(self) -> tuple[float, float] | None:
-        """Return the 95 % Wilson interval of the accuracy (Wilson 1927).
+        """Return the 95 % Wilson interval of the accuracy (Wilson 1927), where it is a share of images.
 
         >>> low, high = Evaluation(1000, 0.91, None, None).accuracy_interval
         >>> round(low, 4), round(high, 4)
         (0.8907, 0.9262)
         """
-        if self.accuracy is None:
+        if self.accuracy is None or not self.is_share:
             return None
         z, n, p = 1.959964, self.images, self.accuracy
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -50,7 +52,7 @@ class Evaluation:
 
 
 def measure_logits(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor | None]:
-    """Return logits (N, outputs) in float32 on the CPU, and labels (N,) or None, with the model in eval mode.
+    """Return logits (N, ...) in float32 on the CPU, and labels (N, ...) or None, with the model in eval mode.
 
     What is called logits are embeddings where the model has no classifier.
     """
@@ -72,13 +74,13 @@ def measure_together(
         raise ValueError("There are no images to evaluate on: the source is empty.")
     known = [part for part in labels if part is not None]
     joined = {name: torch.cat(parts) for name, parts in logits.items()}
-    return joined, torch.cat(known) if len(known) == len(labels) else None
+    return joined, join_labels(known) if len(known) == len(labels) else None
 
 
 def run_together(
     models: Mapping[str, PreTrainedModel], batches: Iterable[Batch]
 ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
-    """Yield each batch with every model's logits (B, outputs), in float32 on the CPU; the models are in eval mode."""
+    """Yield each batch with every model's logits (B, ...), in float32 on the CPU; the models are in eval mode."""
     first = next(iter(models.values()))
     with ExitStack() as stack:
         for model in models.values():
@@ -113,13 +115,15 @@ def measure_latency(models: Mapping[str, PreTrainedModel], pixel_values: Tensor,
 def score(
     logits: Tensor, labels: Tensor | None, reference: Tensor | None = None, task: Task | None = None
 ) -> Evaluation:
-    """Return the scores of `logits` (N, outputs) against labels and a reference's logits (N, outputs).
+    """Return the scores of `logits` (N, ...) against labels and a reference's logits of the same shape.
 
     Without a task there is one class per image.
     """
     task = task or SingleLabel()
     accuracy = None if labels is None else task.accuracy(logits, labels)
     if reference is None:
-        return Evaluation(len(logits), accuracy, None, None)
+        return Evaluation(len(logits), accuracy, None, None, task.accuracy_is_share)
     divergence = task.divergence(logits.double(), reference.double()).mean()
-    return Evaluation(len(logits), accuracy, task.agreement(logits, reference), float(divergence))
+    return Evaluation(
+        len(logits), accuracy, task.agreement(logits, reference), float(divergence), task.accuracy_is_share
+    )

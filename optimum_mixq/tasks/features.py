@@ -11,6 +11,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from optimum_mixq.architectures.backbones import is_backbone, read_embedding
 from optimum_mixq.tasks.base import Task, register_task
+from optimum_mixq.tasks.meters import Meter, WholeMeter
 
 
 # How many images are compared with all others at once.
@@ -25,7 +26,7 @@ class Features(Task):
     divergence_name = "cosine distance to float"
     divergence_metric = "cosine_distance"
     has_loss = False
-    compares_images = True
+    predicts_labels = False
 
     def handles(self, model: PreTrainedModel) -> bool:
         return is_backbone(model)
@@ -69,6 +70,10 @@ class Features(Task):
             cosines[torch.arange(len(rows)), rows] = -torch.inf  # an image is not its own neighbour
             right += int((labels[cosines.argmax(-1)] == labels[rows]).sum())
         return right / len(logits)
+
+    def meter(self) -> Meter:
+        """Return what compares all images of a pass with each other."""
+        return WholeMeter(self.accuracy)
 
     def agreement(self, logits: Tensor, reference: Tensor) -> None:
         return None

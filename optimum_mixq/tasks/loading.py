@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """How a model is loaded for its task: by the class of its checkpoint, or by what the task is said to be."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from optimum_mixq.architectures.backbones import (
     take_without_head,
 )
 from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.further import further_task_of
 from optimum_mixq.tasks.base import Task, auto_class_named, task_of
 from optimum_mixq.tasks.features import Features
 
@@ -48,6 +49,13 @@ def load_with(loader: type[Any], name_or_folder: str | Path, **options: Any) -> 
     return model
 
 
+def hub_task_of(class_names: Iterable[str]) -> str:
+    """Return what the Hub calls the task of the classes that a checkpoint names."""
+    names = list(class_names)
+    further = [task for task in map(further_task_of, names) if task is not None]
+    return further[0] if further else (Features if any(map(is_backbone_name, names)) else Task).hub_task
+
+
 def take_part(model: PreTrainedModel, task: str | None) -> PreTrainedModel:
     """Return what of a model in memory serves a task: itself, or for features what stands under its head."""
     if task is None:
@@ -59,6 +67,11 @@ def take_part(model: PreTrainedModel, task: str | None) -> PreTrainedModel:
         raise ValueError(
             f"Expected an image classifier for task='{task}', found a {type(model).__name__}, which has no head. "
             f"Leave task= out, or load a classifier with {auto_class.__name__}."
+        )
+    if task != Features.hub_task:
+        raise ValueError(
+            f"Expected a model for task='{task}', found a {type(model).__name__}. Load the checkpoint of one with "
+            f"{auto_class.__name__}, or leave task= out."
         )
     return take_without_head(model)
 
@@ -72,13 +85,17 @@ def class_that_loads(model: PreTrainedModel) -> str:
 
 
 def _require_head(model: PreTrainedModel, missing: Collection[str], name: str) -> None:
-    """Raise a ValueError if the head of a classifier is not the checkpoint's."""
+    """Raise a ValueError if the head of a model, such as a classifier's, is not the checkpoint's."""
     if not missing or is_backbone(model):
         return
-    lacking = sorted(key for key in missing if key.rpartition(".")[0] in describe(model).heads)
+    architecture = describe(model)
+    head = architecture.heads or architecture.left_float  # a decode head stays float
+    lacking = sorted(key for key in missing if key.rpartition(".")[0] in head)
     if lacking:
+        task = task_of(model).hub_task
+        kind = "an image classifier" if task == Task.hub_task else f"a model for {task}"
         raise ValueError(
-            f"Expected the checkpoint of an image classifier, found one without {lacking[0]} in {name}: the head "
+            f"Expected the checkpoint of {kind}, found one without {lacking[0]} in {name}: the head "
             f"would be random. Fine-tune it first, or load it for its embeddings with task='{Features.hub_task}'."
         )
 
@@ -87,8 +104,6 @@ def _find_class(name_or_folder: str | Path, task: str | None, options: dict[str,
     """Return the class that loads a checkpoint for a task, or for the one that the checkpoint's class stands for."""
     where = {name: value for name, value in options.items() if name not in ("dtype", "device_map")}
     config = AutoConfig.from_pretrained(name_or_folder, **where)
-    if task is None:
-        task = (Features if any(map(is_backbone_name, config.architectures or ())) else Task).hub_task
-    auto_class = auto_class_named(task)
+    auto_class = auto_class_named(task or hub_task_of(config.architectures or ()))
     name = class_for_embeddings(config) if auto_class is Features.auto_class else None
     return auto_class if name is None else getattr(transformers, name, auto_class)

@@ -14,6 +14,7 @@ from optimum_mixq.tasks.base import Task, register_task
 @register_task
 class Regression(Task):
     divergence_name = "half squared distance to float"
+    predicts_labels = False
 
     def handles(self, model: PreTrainedModel) -> bool:
         one_number = model.config.num_labels == 1 or not describe(model).heads  # without a head, features come out

@@ -21,18 +21,24 @@ from transformers import (
     DINOv3ViTModel,
     IJepaConfig,
     IJepaForImageClassification,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
     SiglipConfig,
     SiglipForImageClassification,
     SwinConfig,
     SwinForImageClassification,
     Swinv2Config,
     Swinv2ForImageClassification,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
     ViTModel,
     ViTMSNConfig,
     ViTMSNForImageClassification,
+    YolosConfig,
+    YolosForObjectDetection,
 )
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
@@ -87,6 +93,25 @@ FULL_SIZE = {
         SiglipConfig(vision_config={"vision_use_head": False})
     ),
     "swinv2-tiny-window8-256": lambda: Swinv2ForImageClassification(Swinv2Config(image_size=256, window_size=8)),
+    "yolos-base": lambda: YolosForObjectDetection(YolosConfig(image_size=(800, 1344))),
+    "yolos-tiny": lambda: YolosForObjectDetection(
+        YolosConfig(
+            hidden_size=192,
+            intermediate_size=768,
+            num_attention_heads=3,
+            image_size=(800, 1333),
+            use_mid_position_embeddings=False,
+        )
+    ),
+    "segformer-b0": lambda: SegformerForSemanticSegmentation(SegformerConfig(num_labels=150)),
+    "segformer-b5": lambda: SegformerForSemanticSegmentation(
+        SegformerConfig(depths=[3, 6, 40, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768)
+    ),
+    "upernet-swin-tiny": lambda: UperNetForSemanticSegmentation(
+        UperNetConfig(
+            backbone_config=SwinConfig(out_features=["stage1", "stage2", "stage3", "stage4"]), num_labels=150
+        )
+    ),
     "swin-tiny": lambda: SwinForImageClassification(SwinConfig()),
     "swin-small": lambda: SwinForImageClassification(SwinConfig(depths=[2, 2, 18, 2])),
 }
@@ -97,7 +122,8 @@ def test_every_linear_and_convolution_has_exactly_one_place(build):
     with torch.device("meta"):
         model = build()
     architecture = describe(model)
-    places = [architecture.stem, *architecture.heads, *architecture.left_float]
+    stem = [] if architecture.stem is None else [architecture.stem]
+    places = [*stem, *architecture.heads, *architecture.left_float]
     places += [module for unit in architecture.units for module in unit.modules]
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     assert sorted(places) == sorted(layers)
@@ -253,5 +279,6 @@ def test_some_take_any_image_size_and_the_others_one():
     sizes = {name: expected_image_size(build()) for name, build in BUILDERS.items()}
     any_size = {"swin", "padded_swin", "swinv2", "beit", "dinov2", "gated_dinov2", "dinov2_with_registers"}
     any_size |= {"dinov3", "gated_dinov3"}
+    any_size |= {"segformer", "segmenting_segformer", "upernet"}
     assert {name for name, size in sizes.items() if size is None} == any_size
     assert {sizes[name] for name in sizes.keys() - any_size} == {(16, 16)}

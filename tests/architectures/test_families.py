@@ -44,7 +44,7 @@ def test_the_readme_and_the_page_of_models_list_the_families_and_their_classes()
     listed = re.search(r"Model types of transformers: (.*?)\n\(", text, re.S)[1]
     assert re.findall(r"`(\w+)`", listed) == sorted(family.model_type for family in FAMILIES)
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / "docs" / "supported-models.md").read_text(), re.M)
-    expected = sorted((family.model_type, [*family.classifiers, *family.backbones]) for family in FAMILIES)
+    expected = sorted((family.model_type, [*family.classes]) for family in FAMILIES)
     assert [(model_type, re.findall(r"`(\w+)`", classes)) for model_type, classes in rows] == expected
 
 

@@ -52,7 +52,7 @@ def test_a_vision_tower_takes_a_size_as_transformers_does_for_one_forward(name):
         take_image_size(resized, (24, 16))
 
 
-@pytest.mark.parametrize("name", ["beit", "dinov2", "dinov2_with_registers", "dinov3"])
+@pytest.mark.parametrize("name", ["beit", "dinov2", "dinov2_with_registers", "dinov3", "yolos"])
 @pytest.mark.parametrize("size", [(24, 24), (12, 20)])
 def test_a_model_that_takes_any_size_needs_no_change(name, size):
     model = make_model(name)
@@ -61,6 +61,15 @@ def test_a_model_that_takes_any_size_needs_no_change(name, size):
         expected = run_model(model, pixels)
         take_image_size(model, size)
         assert torch.equal(run_model(model, pixels), expected) and configured_image_size(model) == size
+
+
+def test_a_detector_that_took_an_image_size_is_built_from_its_configuration():
+    model = make_model("yolos")
+    take_image_size(model, (24, 12))
+    rebuilt = type(model)(model.config)
+    rebuilt.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match=r"sides are multiples of the patch \(4 x 4\), since .* found 24 x 13 pixels"):
+        take_image_size(model, (24, 13))
 
 
 def test_a_swin_knows_its_new_padding():

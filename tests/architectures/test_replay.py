@@ -1,7 +1,9 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+from dataclasses import replace
+
 import pytest
 import torch
-from conftest import random_pixels
+from conftest import make_model, random_pixels
 
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.replay import (
@@ -9,6 +11,7 @@ from optimum_mixq.architectures.replay import (
     captured_outputs,
     finish,
     inputs_of,
+    lead_on,
     record_calls,
     record_hidden,
     run_block,
@@ -25,6 +28,7 @@ def test_blocks_run_one_by_one_give_what_the_whole_model_gives(model):
     with captured_outputs(model, [last.module]) as outputs:
         model(pixel_values=pixels)
     for block in architecture.blocks:
+        hidden = lead_on(model, architecture, calls, block, hidden)
         hidden = run_block(model, block, hidden, calls.blocks[block.name])
     expected = outputs[last.module][0]
     assert torch.equal(hidden, expected[0] if isinstance(expected, tuple) else expected)
@@ -35,17 +39,19 @@ def test_what_comes_after_the_last_block_is_reached_without_running_one(model):
     architecture, pixels = describe(model), random_pixels(model)
     calls = record_calls(model, architecture, pixels[:1])
     last = architecture.blocks[-1].module
-    with captured_outputs(model, [last]) as outputs:
+    tapped = {block.name: block.module for block in architecture.blocks if block.name in architecture.taps}
+    with captured_outputs(model, list(dict.fromkeys((*tapped.values(), last)))) as outputs:
         expected = run_model(model, pixels)
     ran = []
     hooks = [
-        model.get_submodule(block.module).register_forward_pre_hook(lambda *_: ran.append("a block"))
+        model.get_submodule(block.units[0].modules[0]).register_forward_pre_hook(lambda *_: ran.append("a block"))
         for block in architecture.blocks[:-1]
     ]
     hidden = outputs[last][0]
     hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-    outputs = finish(model, architecture, calls, torch.zeros_like(pixels[:1]), hidden)
-    found = task_of(model).logits(model, outputs)
+    taps = {name: outputs[module][0] for name, module in tapped.items()}
+    end = finish(model, architecture, calls, torch.zeros_like(pixels[:1]), hidden, taps)
+    found = task_of(model).logits(model, end)
     for hook in hooks:
         hook.remove()
     assert torch.equal(found, expected) and ran == []
@@ -71,3 +77,10 @@ def test_hooks_are_gone_after_an_error(vit):
     with pytest.raises(RuntimeError, match="stop"), captured_inputs(vit, [architecture.stem]):
         raise RuntimeError("stop")
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in vit.modules())
+
+
+def test_what_is_read_of_several_blocks_has_no_heads():
+    architecture = describe(make_model("segmenting_segformer"))
+    assert architecture.taps == ("stages.0.blocks.0", "stages.1.blocks.1") and not architecture.is_plain
+    with pytest.raises(ValueError, match=r"Expected no heads where more than the last block is read \(stages"):
+        replace(architecture, heads=("decode_head.classifier",))

@@ -12,7 +12,7 @@ def images_of(count=6, labels=None):
         pixels = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(index))
         return pixels, None if labels is None else labels[index]
 
-    return Images(count, read, lambda images, _: torch.stack(images), 5, "the data set")
+    return Images(count, read, lambda images, labels, _: (torch.stack(images), labels), 5, "the data set")
 
 
 def all_batches(images, size=4):

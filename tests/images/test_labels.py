@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import ViTConfig
 
-from optimum_mixq.images.labels import label_reader, own_label_reader, stack_labels
+from optimum_mixq.images.labels import join_labels, label_reader, own_label_reader, stack_labels
 
 
 def config(*names, **options):
@@ -177,3 +177,11 @@ def test_without_classes_of_the_model_there_is_nothing_to_rename():
         own_label_reader(named("a"), {"a": 0})
     with pytest.raises(ValueError, match="label -2, but classes are numbered from 0"):
         own_label_reader().read(-2)
+
+
+def test_lists_of_objects_are_filled_up_to_the_longest_and_other_sizes_are_refused():
+    short, long = torch.ones(1, 1, 5), torch.zeros(2, 3, 5)
+    joined = join_labels([short, long])
+    assert joined.shape == (3, 3, 5) and joined[0, 1:].isnan().all() and torch.equal(joined[0, :1], short[0])
+    with pytest.raises(ValueError, match=r"Expected labels of one size, found \(4, 4\), \(4, 6\)"):
+        join_labels([torch.ones(1, 4, 4), torch.ones(1, 4, 6)])

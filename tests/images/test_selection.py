@@ -17,7 +17,7 @@ from optimum_mixq import MixQConfig, MixQQuantizer, MixQTrainingConfig, open_ima
 from optimum_mixq.cli import run_evaluate
 from optimum_mixq.images.batches import Images
 from optimum_mixq.images.fingerprints import digest_inputs
-from optimum_mixq.images.selection import FILE_NAME, ServedImages, UnseenBatches, watch
+from optimum_mixq.images.selection import FILE_NAME, Selection, ServedImages, UnseenBatches, watch
 from optimum_mixq.stages.evaluation import measure_together
 
 
@@ -33,7 +33,7 @@ def images_of(count=6, labels=None, reads=None):
         pixels = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(index))
         return pixels, None if labels is None else labels[index]
 
-    return Images(count, read, lambda images, _: torch.stack(images), 5, "the data set")
+    return Images(count, read, lambda images, labels, _: (torch.stack(images), labels), 5, "the data set")
 
 
 def digests_of(images, rows):
@@ -68,6 +68,13 @@ def test_when_all_images_served_there_is_nothing_to_evaluate_on():
     batches = UnseenBatches(whole, range(4), 2, ServedImages().add("training", digests_of(whole, range(4))))
     with pytest.raises(ValueError, match=r"all 4 of the data set served calibration, .* Evaluate on other images"):
         list(batches)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(4, 4), (5000, 6)])
+def test_ranges_are_set_by_as_many_images_as_are_asked_for_or_by_all(asked, taken):
+    selection = Selection()
+    batches = selection.calibration(images_of(6), MixQConfig(calibration_samples=asked, batch_size=4))
+    assert sum(map(len, batches)) == taken == len(selection.served.digests)
 
 
 def test_digests_are_saved_compactly_and_come_back(tmp_path):

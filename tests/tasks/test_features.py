@@ -317,7 +317,9 @@ def test_the_report_tells_distances_of_embeddings(vit_backbone, tmp_path):
 
 def test_labels_cannot_be_learned_from(vit_backbone):
     quantizer = MixQQuantizer.from_pretrained(vit_backbone)
-    message = r"Expected distillation=1 for a model without a classifier, found 0\.5: its embeddings have no labels"
+    message = (
+        r"Expected distillation=1 for the task 'image-feature-extraction', found 0\.5: there is no loss against its"
+    )
     with pytest.raises(ValueError, match=message):
         quantizer.train(labelled(vit_backbone, 8), MixQTrainingConfig(distillation=0.5))
 
@@ -325,9 +327,9 @@ def test_labels_cannot_be_learned_from(vit_backbone):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sensitivity": "first-order"}, "a classifier for sensitivity='first-order', found one without: its embedd"),
-        ({"sensitivity": "measured", "metric": "accuracy"}, "The metric 'accuracy' needs a classifier, and this mod"),
-        ({"sensitivity": "measured", "metric": "cross_entropy"}, "metric 'cross_entropy' needs a classifier, and th"),
+        ({"sensitivity": "first-order"}, "a loss against labels for sensitivity='first-order', found 'image-f"),
+        ({"sensitivity": "measured", "metric": "accuracy"}, "The metric 'accuracy' needs a loss against labels, and"),
+        ({"sensitivity": "measured", "metric": "cross_entropy"}, "metric 'cross_entropy' needs a loss against labels"),
     ],
 )
 def test_what_needs_a_loss_or_predictions_is_refused(vit_backbone, options, message):

@@ -11,6 +11,7 @@ from transformers import (
     CLIPModel,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
+    SegformerModel,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
@@ -25,6 +26,7 @@ from optimum_mixq.tasks.single_label import SingleLabel
 
 
 FEATURES, CLASSES = "image-feature-extraction", "image-classification"
+SEGMENTATION = "image-segmentation"
 QUICK = MixQConfig(calibration_samples=4)
 
 
@@ -108,7 +110,7 @@ def test_a_packed_checkpoint_is_refused_by_the_class_of_the_other_task(tmp_path)
         ValueError, match="is that of a ViTForImageClassification, and ViTModel was to take it: load i"
     ):
         AutoModel.from_pretrained(tmp_path / "classifier")
-    message = "is that of a ViTModel, and ViTForImageClassification was to take it: load it with ViTModel. For anothe"
+    message = "is that of a ViTModel, and ViTForImageClassification was to take it: load it with AutoModel. For anoth"
     with pytest.raises(ValueError, match=message):
         AutoModelForImageClassification.from_pretrained(tmp_path / "backbone")
 
@@ -184,3 +186,22 @@ def test_a_subclass_of_a_backbone_is_as_good_as_the_backbone(tmp_path):
 
 def small():
     return ViTConfig(**make_model("vit").config.to_diff_dict())
+
+
+def test_a_classifier_has_no_decode_head_for_segmentation(tmp_path):
+    classifier = make_model("segformer")
+    classifier.save_pretrained(tmp_path / "classifier")
+    with pytest.raises(ValueError, match="the checkpoint of a model for image-segmentation, found one without decode"):
+        load_model(tmp_path / "classifier", SEGMENTATION)
+    with pytest.raises(ValueError, match="Expected a model for task='image-segmentation', found a Segformer"):
+        MixQQuantizer.from_pretrained(classifier, task=SEGMENTATION)
+
+
+def test_a_segmenter_is_loaded_whole_or_for_its_embeddings_and_packed_as_what_it_is(tmp_path):
+    model = make_model("segmenting_segformer")
+    model.save_pretrained(tmp_path / "float")
+    assert type(load_model(tmp_path / "float")) is type(model)
+    assert type(load_model(tmp_path / "float", FEATURES)) is SegformerModel
+    MixQQuantizer(model, None).quantize(QUICK, random_pixels(model, 8), tmp_path / "packed", plan="uniform")
+    with pytest.raises(ValueError, match="load it with AutoModelForSemanticSegmentation"):
+        AutoModel.from_pretrained(tmp_path / "packed")

@@ -124,14 +124,17 @@ def _add_model(parser: ArgumentParser, what: str) -> None:
     parser.add_argument("--model", required=True, help=what)
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub (default: main)")
     parser.add_argument(
-        "--task", choices=["image-classification", "image-feature-extraction"],
+        "--task", choices=[
+            "image-classification", "image-feature-extraction", "image-segmentation", "object-detection",
+            "depth-estimation",
+        ],
         help="what the model is for; features take a classifier without its head (default: what its class says)",
     )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
 
 def _add_dataset(parser: ArgumentParser, split: str) -> None:
-    parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+    parser.add_argument("--dataset", required=True, help="an image folder, a data set on the Hub, or synthetic")
     parser.add_argument("--split", help=split)
 
 
@@ -178,7 +181,7 @@ def _add_choice(parser: ArgumentParser) -> None:
 
 def _add_samples(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--calibration-samples", type=parse_count, default=32, help=f"images that set the ranges {DEFAULT}"
+        "--calibration-samples", type=parse_count, default=128, help=f"images that set the ranges, at most {DEFAULT}"
     )
     parser.add_argument(
         "--sensitivity-samples",

@@ -8,12 +8,18 @@ from optimum_mixq.architectures.families import (
     dinov2,
     dinov3_vit,
     ijepa,
+    segformer,
     siglip,
     swin,
     swinv2,
+    upernet,
     vit,
     vit_msn,
+    yolos,
 )
 
 
-__all__ = ["beit", "clip", "deit", "dinov2", "dinov3_vit", "ijepa", "siglip", "swin", "swinv2", "vit", "vit_msn"]
+__all__ = [
+    "beit", "clip", "deit", "dinov2", "dinov3_vit", "ijepa", "segformer", "siglip", "swin", "swinv2", "upernet",
+    "vit", "vit_msn", "yolos",
+]  # fmt: skip

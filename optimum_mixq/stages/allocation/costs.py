@@ -32,8 +32,9 @@ def measure_costs(
         macs[unit] = _matmul_macs(operands) if len(operands) == 2 else operands[0][..., 0].numel()
 
     rows: dict[str, int] = {}
+    stems = () if architecture.stem is None else (architecture.stem,)
     with watched_units(model, watch), torch.no_grad():
-        hooks = [_count_outputs(model, name, rows) for name in (architecture.stem, *architecture.heads)]
+        hooks = [_count_outputs(model, name, rows) for name in (*stems, *architecture.heads)]
         try:
             model(pixel_values=blank_images(model, 1, image_size))
         finally:
@@ -46,7 +47,7 @@ def measure_costs(
     for unit, counts in weights.items():
         macs[unit] *= sum(counts) if counts else 1  # rows x weights
     fixed_macs = {name: rows[name] * model.get_submodule(name).weight[0].numel() for name in rows}
-    stem = fixed_macs.pop(architecture.stem) * stem_and_head_bits * PIXEL_BITS
+    stem = sum(fixed_macs.pop(name) for name in stems) * stem_and_head_bits * PIXEL_BITS
     of_heads = arithmetic_of(arithmetic).of_layer(stem_and_head_bits)
     heads = sum(fixed_macs.values()) * of_heads.bit_operations(stem_and_head_bits, stem_and_head_bits)
     fixed_bytes = _fixed_bytes(model, architecture, arithmetic, stem_and_head_bits)

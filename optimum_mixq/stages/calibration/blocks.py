@@ -24,6 +24,7 @@ from optimum_mixq.architectures.measuring import measuring
 from optimum_mixq.architectures.replay import (
     captured_inputs,
     captured_outputs,
+    lead_on,
     record_calls,
     record_hidden,
     replayed_outputs,
@@ -130,7 +131,7 @@ def calibrate_variants(
     for pixels in calibration_images:
         require_image_size(model, (pixels.shape[-2], pixels.shape[-1]))
     # The images' activations are held for one batch at a time: small batches keep them small.
-    calibration_images = _split_batches(model.get_submodule(architecture.stem), calibration_images)
+    calibration_images = _split_batches(model, architecture, calibration_images)
     with measuring(model):
         quantized = copy.deepcopy(model)
         _attach_attention(quantized, architecture)
@@ -158,6 +159,14 @@ def _calibrate_blocks(
     variants: Variants = {}
     with progress_bar(len(architecture.blocks), description, "block") as bar:
         for block in architecture.blocks:
+            hidden, held = (
+                [lead_on(quantized, architecture, calls, block, given) for given in states]
+                for states in (hidden, held)
+            )
+            float_hidden, float_held = (
+                [lead_on(model, architecture, calls, block, given) for given in states]
+                for states in (float_hidden, float_held)
+            )
             run = BlockRun(quantized, block, calls.blocks[block.name], hidden)
             modules = [name for unit in block.units for name in unit.modules]
             norms = [residual.norm for residual in block.residuals] if wanted.residual else []
@@ -252,11 +261,12 @@ def _calibrate_matmuls(run: BlockRun, wanted: _Wanted, replay: Replay) -> Varian
     }
 
 
-def _split_batches(stem: nn.Module, calibration_images: Sequence[Tensor]) -> list[Tensor]:
-    """Return the images in even batches, of which the patch embedding puts out at most LARGEST_BATCH values."""
-    assert isinstance(stem, nn.Conv2d)
-    height, width = calibration_images[0].shape[-2:]
-    values = stem.out_channels * (height // stem.stride[0]) * (width // stem.stride[1])
+def _split_batches(
+    model: PreTrainedModel, architecture: Architecture, calibration_images: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the images in even batches, of which the first block is given at most LARGEST_BATCH values."""
+    with measuring(model):
+        values = record_hidden(model, architecture, calibration_images[0][:1].to(model.device, model.dtype)).numel()
     return [
         part for batch in calibration_images for part in batch.chunk(math.ceil(len(batch) * values / LARGEST_BATCH))
     ]

@@ -33,6 +33,8 @@ def calibrate_stem(
     options: CalibrationOptions,
 ) -> None:
     """Quantize the patch embedding, from images (B, C, H, W)."""
+    if architecture.stem is None:
+        return
     stem: nn.Conv2d = model.get_submodule(architecture.stem)
     images = [pixels.to(model.device) for pixels in calibration_images]
     observer = RowObserver(architecture.stem)
@@ -92,6 +94,8 @@ def calibrate_heads(
     options: CalibrationOptions,
 ) -> None:
     """Quantize the heads; `image` (1, C, H, W) is any one image."""
+    if not architecture.heads:
+        return
     inputs: dict[str, list[Tensor]] = {name: [] for name in architecture.heads}
     outputs: dict[str, list[Tensor]] = {name: [] for name in architecture.heads}
     image = image.to(model.device, model.dtype)

@@ -86,13 +86,17 @@ def measure_shares(
             tensor.register_hook(take)
 
     sums: dict[str, Tensor] = {}
-    with relevance_rules(model, watch, stabiliser), _block_inputs(model, architecture, sums) as start_tensor:
+    after: dict[str, Tensor] = {}
+    with relevance_rules(model, watch, stabiliser), _block_inputs(model, architecture, sums, after) as start_tensor:
         logits = run_model(model, pixels)
     start = _start(model, logits, batch.labels)
     torch.autograd.grad(logits, start_tensor, start)
     table = torch.stack([scores[unit.name] for unit in architecture.units]).abs()
     table = table / table.sum(0).clamp(min=torch.finfo(table.dtype).tiny)
-    return table, {name: float((total - 1).abs().max()) for name, total in sums.items()}
+    # Where blocks are tapped, some relevance passes by those behind: at a block's input is what reached its output.
+    first = architecture.blocks[0].name
+    expected = {name: after[name] if architecture.taps and name != first else 1.0 for name in sums}
+    return table, {name: float((total - expected[name]).abs().max()) for name, total in sums.items()}
 
 
 def explain(model: PreTrainedModel, pixel_values: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -118,7 +122,7 @@ def _plain_gradients(
     def watch(unit: str, tensors: Sequence[Tensor]) -> None:
         watched[unit] = tensors
 
-    with watched_units(model, watch), _block_inputs(model, architecture, {}):
+    with watched_units(model, watch), _block_inputs(model, architecture, {}, {}):
         logits = run_model(model, pixels)
     flat = [tensor for tensors in watched.values() for tensor in tensors]
     found = iter(torch.autograd.grad(logits, flat, _start(model, logits, labels)))
@@ -133,10 +137,11 @@ def _score(score: Score, relevance: Tensor, gradient: Tensor | None, images: int
 
 @contextmanager
 def _block_inputs(
-    model: PreTrainedModel, architecture: Architecture, sums: dict[str, Tensor]
+    model: PreTrainedModel, architecture: Architecture, sums: dict[str, Tensor], after: dict[str, Tensor]
 ) -> Iterator[list[Tensor]]:
-    """Cut the graph before the first block, and fill `sums` with each block's relevance per image (B,).
+    """Cut the graph before the first block, and fill `sums` and `after` with relevance per image (B,), by block.
 
+    The one is that at the block's input, the other that at its output.
     Yields a list that will hold the first block's input.
     """
     start: list[Tensor] = []
@@ -148,6 +153,8 @@ def _block_inputs(
             if not start:
                 hidden = hidden.detach().requires_grad_()
                 start.append(hidden)
+            else:  # a view, without what else reads the tensor
+                hidden = hidden.view_as(hidden)
 
             def add_up(relevance: Tensor) -> None:
                 sums[name] = relevance.flatten(1).sum(1)
@@ -155,7 +162,14 @@ def _block_inputs(
             hidden.register_hook(add_up)
             return (hidden, *arguments[1:])
 
-        hooks.append(model.get_submodule(block.module).register_forward_pre_hook(enter))
+        def leave(_: nn.Module, __: tuple, output: Any, name: str = block.name) -> None:
+            def add_up(relevance: Tensor) -> None:
+                after[name] = relevance.flatten(1).sum(1)
+
+            (output[0] if isinstance(output, tuple) else output).register_hook(add_up)
+
+        module = model.get_submodule(block.module)
+        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
         yield start
     finally:
@@ -164,7 +178,7 @@ def _block_inputs(
 
 
 def _start(model: PreTrainedModel, logits: Tensor, labels: Tensor | None) -> Tensor:
-    """Return what relevance starts as: the share (B, outputs) of each logit in what is explained."""
+    """Return what relevance starts as: the share (B, ...) of each logit in what is explained."""
     require_finite(logits, "the model's logits")
     return task_of(model).explained(logits, labels)
 

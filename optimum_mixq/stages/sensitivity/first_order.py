@@ -37,11 +37,11 @@ class FirstOrder(TracedMethod):
         task = task_of(inputs.model)
         if not task.has_loss:
             raise ValueError(
-                "Expected a model with a classifier for sensitivity='first-order', found one without: its embeddings "
-                "have no loss. Choose sensitivity='gradient'."
+                "Expected a task with a loss against labels for sensitivity='first-order', found "
+                f"'{task.hub_task}', which has none here. Choose sensitivity='gradient'."
             )
         labelled = all(batch.labels is not None for batch in inputs.batches)
-        if not labelled and task.predicted(torch.zeros(1, 1)) is None:
+        if not labelled and not task.predicts_labels:
             raise ValueError(
                 "Expected labels for sensitivity='first-order', found images without: the model predicts numbers, and "
                 "its loss against its own prediction is zero. Give images with labels, or choose "
@@ -50,7 +50,7 @@ class FirstOrder(TracedMethod):
         return super().measure(inputs, fingerprint)
 
     def start(self, task: Task, logits: Tensor, labels: Tensor | None, signs: Tensor, temperature: float) -> Tensor:
-        """Return the gradient (B, outputs) of each image's loss at its logits. Neither signs nor temperature count."""
+        """Return the gradient (B, ...) of each image's loss at its logits. Neither signs nor temperature count."""
         wanted = task.predicted(logits) if labels is None else labels
         assert wanted is not None  # `measure` refuses such images
         with torch.enable_grad():

@@ -40,7 +40,7 @@ class _AgainstLabels(Metric):
 
     @abstractmethod
     def against(self, task: Task, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the damage to each image (B,), from logits (B, outputs) and their labels."""
+        """Return the damage to each image (B,), from logits (B, ...) and their labels."""
 
 
 @register_metric

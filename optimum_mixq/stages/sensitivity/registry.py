@@ -58,7 +58,7 @@ class Compared:
 
     task: Task
     logits: Tensor
-    reference: Tensor  # (B, outputs)
+    reference: Tensor  # (B, ...), as the logits
     labels: Tensor | None
     temperature: float
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import describe, replace_module
 from optimum_mixq.architectures.measuring import measuring
-from optimum_mixq.architectures.replay import ModelCalls, finish, record_calls, record_hidden, run_block
+from optimum_mixq.architectures.replay import ModelCalls, finish, lead_on, record_calls, record_hidden, run_block
 from optimum_mixq.artifacts import SensitivityTable
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.quant.grids import require_finite
@@ -44,8 +44,8 @@ class Measured(Method):
         metric = metric_of(inputs.metric)
         if metric.needs_labels and not task_of(inputs.model).has_loss:
             raise ValueError(
-                f"The metric '{inputs.metric}' needs a classifier, and this model has none: use metric='shift', the "
-                "distance of embeddings."
+                f"The metric '{inputs.metric}' needs a loss against labels, and there is none for the task "
+                f"'{task_of(inputs.model).hub_task}': use metric='shift', the divergence from the baseline."
             )
         if metric.needs_labels and any(batch.labels is None for batch in inputs.batches):
             raise ValueError(
@@ -98,21 +98,29 @@ class _Measurement:
         compared = Compared(self.task, own, reference, labels, self.inputs.temperature)
         step = _BatchStep(self, calls, pixels[:1], compared)
         first = sum(map(len, self.inputs.batches[:number]))
-        hidden = record_hidden(self.baseline, self.architecture, pixels)
+        hidden, taps = record_hidden(self.baseline, self.architecture, pixels), dict[str, Tensor]()
         for index, block in enumerate(self.architecture.blocks):
+            hidden = lead_on(self.baseline, self.architecture, calls, block, hidden)
             if index in self.mine and not self.progress.is_done(number, index):
-                found = self._measure_block(step, index, hidden, first)
+                found = self._measure_block(step, index, hidden, taps, first)
                 self.progress.add(found, number, index)
             hidden = run_block(self.baseline, block, hidden, calls.blocks[block.name])
+            if block.name in self.architecture.taps:
+                taps[block.name] = hidden
 
-    def _measure_block(self, step: "_BatchStep", index: int, hidden: Tensor, first: int) -> Sums:
-        """Return the damages of a block's variants, summed over the images from position `first` on."""
+    def _measure_block(
+        self, step: "_BatchStep", index: int, hidden: Tensor, taps: Mapping[str, Tensor], first: int
+    ) -> Sums:
+        """Return the damages of a block's variants, summed over the images from position `first` on.
+
+        `hidden` is what the block is given, and `taps` what the architecture's taps before it returned.
+        """
         found: Sums = {}
         for unit in self.architecture.blocks[index].units:
             found[unit.name] = {}
             for bits, modules in self.variants[unit.name].items():
                 with replaced_modules(self.baseline, modules):
-                    rises = step.damages(index, hidden) - step.baseline
+                    rises = step.damages(index, hidden, taps) - step.baseline
                 found[unit.name][str(Bits(*bits))] = sum_images(rises, first)
         if index == 0:
             found[""] = {"baseline": sum_images(step.baseline, first)}
@@ -132,14 +140,18 @@ class _BatchStep:
         self.measurement, self.calls, self.image, self.compared = measurement, calls, image, compared
         self.baseline = measurement.metric.damages(compared)  # (B,)
 
-    def damages(self, start: int, hidden: Tensor) -> Tensor:
+    def damages(self, start: int, hidden: Tensor, taps: Mapping[str, Tensor]) -> Tensor:
         """Return the metric of each image (B,), with the blocks from number `start` run on `hidden`."""
-        measurement = self.measurement
-        model, blocks = measurement.baseline, measurement.architecture.blocks[start:]
-        for block in blocks:
+        measurement, taps = self.measurement, dict(taps)
+        model, architecture = measurement.baseline, measurement.architecture
+        for number, block in enumerate(architecture.blocks[start:]):
+            if number:
+                hidden = lead_on(model, architecture, self.calls, block, hidden)
             hidden = run_block(model, block, hidden, self.calls.blocks[block.name])
-        measurement.bar.update(len(blocks))
-        outputs = finish(model, measurement.architecture, self.calls, self.image, hidden)
+            if block.name in architecture.taps:
+                taps[block.name] = hidden
+        measurement.bar.update(len(architecture.blocks) - start)
+        outputs = finish(model, architecture, self.calls, self.image, hidden, taps)
         compared = self.compared
         logits = compared.task.logits(model, outputs)
         return measurement.metric.damages(

@@ -5,8 +5,9 @@ A few images at a time go through the model once, with a few backward passes; wh
 (`VariantChanges`), a method turns into a damage. No variant is run.
 """
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +43,7 @@ class TracedMethod(Method):
     probes: ClassVar[int]  # backward passes per image
 
     def start(self, task: Task, logits: Tensor, labels: Tensor | None, signs: Tensor, temperature: float) -> Tensor:
-        """Return v (B, outputs): gradients of v^T logits are traced. `signs` (B, outputs) are random, or a basis."""
+        """Return v (B, ...): gradients of v^T logits are traced. `signs` (B, ...) are random, or a basis."""
         return task.probe(logits, signs, temperature)
 
     @abstractmethod
@@ -61,18 +62,20 @@ class TracedMethod(Method):
         return ("shift",)
 
 
-def draw_signs(images: int, outputs: int, probes: int, seed: int) -> Tensor:
-    """Return signs (probes, images, outputs) with a mean of signs signs^T that is the identity, or near it.
+def draw_signs(sizes: Sequence[int], outputs: Sequence[int], probes: int, seed: int) -> Iterator[Tensor]:
+    """Yield, for each group of so many images, signs (probes, images, *outputs).
 
-    Where there are no more outputs than probes, one output after the other takes the place of random signs: the mean
-    is exact then.
+    The mean of signs signs^T is the identity, or near it. Where there are no more outputs than probes, one output
+    after the other takes the place of random signs: the mean is exact then.
     """
-    if outputs <= probes:
-        return outputs**0.5 * torch.eye(outputs)[:, None].expand(outputs, images, outputs)
-    generator = torch.Generator().manual_seed(seed)
-    # Image by image, so that an image's signs do not depend on how many come after it.
-    signs = torch.randint(2, (images, probes, outputs), generator=generator, dtype=torch.int8)
-    return (2 * signs - 1).transpose(0, 1)
+    count, generator = math.prod(outputs), torch.Generator().manual_seed(seed)
+    for images in sizes:
+        if count <= probes:
+            yield count**0.5 * torch.eye(count).view(count, 1, *outputs).expand(count, images, *outputs)
+        else:
+            # Image by image, so that an image's signs do not depend on how many come after it.
+            signs = torch.randint(2, (images, probes, *outputs), generator=generator, dtype=torch.int8)
+            yield (2 * signs - 1).transpose(0, 1)
 
 
 def group_images(batches: Sequence[Batch], most: int) -> list[Batch]:
@@ -104,17 +107,19 @@ class _Measurement:
     @torch.no_grad()
     def run(self) -> SensitivityTable:
         mine = range(self.progress.rank, len(self.groups), self.progress.processes)
-        left = [number for number in mine if not self.progress.is_done(number)]
+        left = {number for number in mine if not self.progress.is_done(number)}
         total, images = sum(self.sizes[number] for number in mine), sum(self.sizes)
         done = total - sum(self.sizes[number] for number in left)
-        signs = draw_signs(images, self.outputs, self.method.probes, self.inputs.seed).split(self.sizes, 1)
+        signs = draw_signs(self.sizes, self.outputs, self.method.probes, self.inputs.seed)
         with progress_bar(total, "Sensitivity", "image", self.progress.rank == 0, done) as bar:
-            for number in left:
+            for number, drawn in enumerate(signs):
+                if number not in left:
+                    continue
                 first = sum(self.sizes[:number])
                 if self._is_enough(first):
                     images = bar.total = first  # the bar is full
                     break
-                self.progress.add(self._measure_group(self.groups[number], signs[number], first), number)
+                self.progress.add(self._measure_group(self.groups[number], drawn, first), number)
                 bar.update(self.sizes[number])
         return self._make_table(self.progress.gather(), images)
 
@@ -126,13 +131,13 @@ class _Measurement:
             return False
         return enough(self._make_table(self.progress.sums, images))
 
-    def _try_one_image(self) -> tuple[int, int]:
-        """Return the number of the model's outputs, and that of images to trace at once."""
+    def _try_one_image(self) -> tuple[tuple[int, ...], int]:
+        """Return the shape of the model's outputs for one image, and the number of images to trace at once."""
         model = self.inputs.model
         image = self.inputs.batches[0].pixel_values[:1].to(model.device, model.dtype)
         with measuring(model), torch.no_grad():
             numbers = record_hidden(model, self.architecture, image).numel()
-            return run_model(model, image).shape[-1], max(1, TRACED_NUMBERS // numbers)
+            return tuple(run_model(model, image).shape[1:]), max(1, TRACED_NUMBERS // numbers)
 
     def _measure_group(self, group: Batch, signs: Tensor, first: int) -> Sums:
         """Return the damages, summed over the images from position `first` on."""

@@ -17,6 +17,7 @@ from optimum_mixq.architectures.replay import (
     BlockCall,
     captured_outputs,
     finish,
+    lead_on,
     record_calls,
     record_hidden,
     run_block,
@@ -48,23 +49,36 @@ def trace_units(
 ) -> Iterator[dict[str, UnitTrace]]:
     """Yield each block's traces, by unit name, for images (B, C, H, W).
 
-    `start` returns the probes v (B, outputs) for logits (B, outputs): gradients of v^T logits are traced.
+    `start` returns the probes v for logits (B, ...), of their shape: gradients of v^T logits are traced.
     """
     watched: dict[str, Sequence[Tensor]] = {}
     with watched_units(model, watched.__setitem__):
         with torch.no_grad():
             calls = record_calls(model, architecture, pixels[:1])
-            hidden = [record_hidden(model, architecture, pixels)]
+            # What each block is given, and what it returns: the same tensor as the next one is given, unless apart.
+            given, returned = list[Tensor](), [record_hidden(model, architecture, pixels)]
             for block in architecture.blocks:
-                hidden.append(run_block(model, block, hidden[-1], calls.blocks[block.name]))
+                given.append(lead_on(model, architecture, calls, block, returned[-1]))
+                returned.append(run_block(model, block, given[-1], calls.blocks[block.name]))
                 watched.clear()
-        last = hidden.pop().requires_grad_()
-        logits = task_of(model).logits(model, finish(model, architecture, calls, pixels[:1], last))
+        names = [block.name for block in architecture.blocks]
+        read = {name: returned[names.index(name) + 1].requires_grad_() for name in (*architecture.taps, names[-1])}
+        outputs = finish(model, architecture, calls, pixels[:1], returned.pop(), read)
+        logits = task_of(model).logits(model, outputs)
         require_finite(logits, "the model's logits")
-        gradients = _backward([logits], [last], [[probe] for probe in start(logits.detach())])[0]
+        found = _backward([logits], list(read.values()), [[probe] for probe in start(logits.detach())])
+        direct = dict(zip(read, found, strict=True))
+        del outputs, logits, read, found
+        gradients = direct.pop(names[-1])
         for block in reversed(architecture.blocks):
-            entering, call = hidden.pop().requires_grad_(), calls.blocks[block.name]
+            if block.name in direct:
+                gradients = tuple(map(torch.add, gradients, direct.pop(block.name)))
+            entering, before, call = given.pop().requires_grad_(), returned.pop(), calls.blocks[block.name]
             traces, gradients = _trace_block(model, block, call, entering, gradients, watched)
+            if block.apart:
+                before.requires_grad_()
+                led = lead_on(model, architecture, calls, block, before)
+                gradients = _backward([led], [before], [[gradient] for gradient in gradients])[0]
             with torch.no_grad():
                 yield traces
 

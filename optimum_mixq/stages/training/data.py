@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from optimum_mixq.images.batches import Images
+from optimum_mixq.images.moves import draw_move
 from optimum_mixq.stages.training.config import MixQTrainingConfig
-from optimum_mixq.stages.training.losses import move_image
 from optimum_mixq.tasks.base import Task
 
 
@@ -28,7 +28,7 @@ def build_loader(images: Images, config: MixQTrainingConfig, task: Task) -> Data
 
 
 class TrainingImages(Dataset):
-    """Images moved at random, and their targets (outputs,): NaN where an image has no label.
+    """Images moved at random, and their targets (...): NaN where an image has no label.
 
     Row epoch * count + index is the index-th image as that epoch sees it.
     """
@@ -43,11 +43,11 @@ class TrainingImages(Dataset):
         epoch, index = divmod(row, len(self.images))
         batch = next(self.images.batches([index], 1))
         generator = torch.Generator().manual_seed(mix_seeds(self.config.seed, epoch, index))
-        pixels = move_image(batch.pixel_values[0], self.config.shift, self.config.flip, generator)
-        outputs = self.images.num_labels
+        move = draw_move(batch.pixel_values.shape[-2:], self.config.shift, self.config.flip, generator)
+        pixels, outputs = move(batch.pixel_values[0]), self.images.num_labels
         if batch.labels is None:
-            return pixels, torch.full((outputs,), torch.nan)
-        return pixels, self.task.targets(batch.labels, outputs)[0]
+            return pixels, self.task.unknown_target(pixels, outputs)
+        return pixels, self.task.targets(self.task.move_labels(batch.labels, move), outputs)[0]
 
 
 class _EpochSampler(Sampler):

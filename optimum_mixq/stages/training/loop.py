@@ -22,6 +22,7 @@ from optimum_mixq.stages.training.data import build_loader
 from optimum_mixq.stages.training.groups import parameter_groups, suit_rates
 from optimum_mixq.stages.training.objective import Objective, require_lesson
 from optimum_mixq.tasks import run_model, task_of
+from optimum_mixq.tasks.meters import join_meters
 from optimum_mixq.utils.files import write_json
 from optimum_mixq.utils.progress import progress_bar
 
@@ -167,25 +168,25 @@ class _Training:
     @torch.no_grad()
     def _evaluate(self) -> tuple[float | None, float | None]:
         """Return accuracy and KL to the teacher of what will be kept, on the evaluation images."""
+        from accelerate.utils import gather_object
+
         if not self.evaluation:
             return None, None
         model = self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
         model.eval()
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        sums = torch.zeros(4, dtype=torch.float64)  # images, labelled images, correct ones, KL
+        sums = torch.zeros(3, dtype=torch.float64)  # images, labelled images, KL
+        meter = self.task.meter()
         for batch in self.evaluation[rank::processes]:
             pixels = batch.pixel_values.to(self.accelerator.device)
             logits, reference = run_model(model, pixels), run_model(self.teacher, pixels)
             sums[0] += len(batch)
-            sums[3] += float(self.task.divergence(logits.double(), reference.double()).sum())
-            accuracy = None
-            if batch.labels is not None and not self.task.compares_images:
-                accuracy = self.task.accuracy(logits.cpu(), batch.labels)
-            if accuracy is not None:
+            sums[2] += float(self.task.divergence(logits.double(), reference.double()).sum())
+            if batch.labels is not None and self.task.has_loss:
                 sums[1] += len(batch)
-                sums[2] += accuracy * len(batch)
-        images, labelled, correct, kl = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
-        return (correct / labelled if labelled == images else None), kl / images
+                meter.add(logits.float().cpu(), batch.labels)
+        images, labelled, kl = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
+        return (join_meters(gather_object([meter])).value() if labelled == images else None), kl / images
 
     def _keep_best(self, epoch: int | None, accuracy: float | None, kl: float | None) -> None:
         if kl is None:

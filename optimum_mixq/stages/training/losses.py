@@ -2,7 +2,6 @@
 """What training adds to its task's loss, and the mixing of images."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -18,7 +17,7 @@ def compare_features(found: list[Tensor], expected: list[Tensor]) -> Tensor:
 def mix_images(
     pixels: Tensor, targets: Tensor, mixup: float, cutmix: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return images (B, C, H, W) and soft targets (B, classes), each mixed with another one of the batch.
+    """Return images (B, C, H, W) and soft targets (B, ...), each mixed with another one of the batch.
 
     mixup (Zhang et al. 2018) adds pictures up, cutmix (Yun et al. 2019) pastes a rectangle; with both, one is drawn.
     """
@@ -35,20 +34,6 @@ def mix_images(
         mixed = pixels.clone()
         mixed[..., rows, columns] = pixels[order][..., rows, columns]
     return mixed, share * targets + (1 - share) * targets[order]
-
-
-def move_image(pixels: Tensor, shift: float, flip: bool, generator: torch.Generator) -> Tensor:
-    """Return an image (C, H, W) moved by up to `shift` of its sides, edges repeated, and half the time mirrored."""
-    height, width = pixels.shape[-2:]
-    rows, columns = round(shift * height), round(shift * width)
-    if rows or columns:
-        padded = F.pad(pixels[None], (columns, columns, rows, rows), mode="replicate")[0]
-        top = int(torch.randint(2 * rows + 1, (), generator=generator))
-        left = int(torch.randint(2 * columns + 1, (), generator=generator))
-        pixels = padded[:, top : top + height, left : left + width]
-    if flip and torch.rand((), generator=generator) < 0.5:
-        pixels = pixels.flip(-1)
-    return pixels
 
 
 def _draw_beta(strength: float, generator: torch.Generator) -> float:

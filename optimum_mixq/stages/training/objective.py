@@ -87,8 +87,13 @@ def require_lesson(task: Task, config: MixQTrainingConfig) -> None:
     """Raise a ValueError if labels are to be learned from, and a model of this task has no loss against them."""
     if config.distillation < 1 and not task.has_loss:
         raise ValueError(
-            f"Expected distillation=1 for a model without a classifier, found {config.distillation:g}: its embeddings "
-            "have no labels to learn from, and are learned from the float model alone."
+            f"Expected distillation=1 for the task '{task.hub_task}', found {config.distillation:g}: there is no loss "
+            "against its labels here, and models learn from the float model alone."
+        )
+    if config.distillation < 1 and (config.mixup or config.cutmix) and not task.mixes_targets:
+        raise ValueError(
+            f"Expected mixup=0 and cutmix=0 for labels of the task '{task.hub_task}', found {config.mixup:g} and "
+            f"{config.cutmix:g}: such labels cannot be mixed. Set both to 0, or distillation to 1."
         )
 
 

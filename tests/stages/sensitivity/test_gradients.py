@@ -76,6 +76,10 @@ def changed_product(model, unit, sign):
 
 
 @torch.no_grad()
+def signs_of(images, outputs, probes, seed):
+    return next(draw_signs([images], (outputs,), probes, seed))
+
+
 def check_against_divergence(model, signs, temperature):
     """Compare the damage of every unit with the divergence of the whole model, changed by as little."""
     model, architecture = model.double(), describe(model)
@@ -123,21 +127,21 @@ HEADS = [(None, 1), ("regression", 1), ("regression", 3), ("multi_label_classifi
 
 @pytest.mark.parametrize(("problem_type", "outputs"), HEADS)
 def test_heads_of_one_logit_many_labels_and_numbers_have_their_own_divergence(problem_type, outputs):
-    signs = draw_signs(2, outputs, 4, seed=0).double()
+    signs = signs_of(2, outputs, 4, seed=0).double()
     assert len(signs) == outputs  # no more outputs than probes: exact without random signs
     check_against_divergence(build(problem_type, outputs), signs, 2.0)
 
 
 def test_embeddings_have_the_cosine_distance():
     model = make_model("vit").base_model
-    check_against_divergence(model, draw_signs(2, 24, 24, seed=0).double(), 4.0)  # one output after the other: exact
+    check_against_divergence(model, signs_of(2, 24, 24, seed=0).double(), 4.0)  # one output after the other: exact
 
 
 def test_random_signs_are_those_of_an_image_however_many_come_after_it():
-    few, many = draw_signs(2, 10, 4, seed=3), draw_signs(5, 10, 4, seed=3)
+    few, many = signs_of(2, 10, 4, seed=3), signs_of(5, 10, 4, seed=3)
     assert few.shape == (4, 2, 10) and torch.equal(few, many[:, :2])
-    assert set(many.unique().tolist()) == {-1, 1} and not torch.equal(many, draw_signs(5, 10, 4, seed=4))
-    mean = torch.einsum("pij,pik->jk", *2 * [draw_signs(500, 6, 4, seed=0).double()]) / 2000
+    assert set(many.unique().tolist()) == {-1, 1} and not torch.equal(many, signs_of(5, 10, 4, seed=4))
+    mean = torch.einsum("pij,pik->jk", *2 * [signs_of(500, 6, 4, seed=0).double()]) / 2000
     torch.testing.assert_close(mean, torch.eye(6, dtype=torch.float64), atol=0.1, rtol=0)
 
 
