@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from optimum_mixq.architectures.base import class_names
-from optimum_mixq.architectures.registry import FAMILIES, family_of
+from optimum_mixq.architectures.registry import ENCODERS, FAMILIES, REFUSED, family_of
 
 
 def is_backbone(model: PreTrainedModel) -> bool:
@@ -25,9 +25,13 @@ def class_for_embeddings(config: PreTrainedConfig) -> str | None:
 
     Of several classes with one configuration AutoModel takes the first, such as a CLIP without its projection.
     """
-    saved = [name for name in config.architectures or () if is_backbone_name(name)]
-    towers = [family.tower for family in FAMILIES if family.model_type == config.model_type and family.tower]
-    return next(iter((*saved, *towers)), None)
+    saved = (name for name in config.architectures or () if is_backbone_name(name))
+    return next(saved, ENCODERS.get(config.model_type))
+
+
+def has_only_an_encoder(config: PreTrainedConfig) -> bool:
+    """Return whether nothing but the image encoder of a checkpoint serves here, whatever its class is."""
+    return config.model_type in ENCODERS and config.model_type in REFUSED
 
 
 def take_without_head(model: PreTrainedModel) -> PreTrainedModel:

@@ -135,8 +135,6 @@ class Family(ABC):
     further: Mapping[str, tuple[str, ...]] = {}
     # Where `embedding` finds the embeddings, for people.
     embedding_words: str = "`outputs.pooler_output`, or `outputs.last_hidden_state[:, 0]` without a pooler"
-    # The class that loads the vision tower of a checkpoint with further ones, for its embeddings.
-    tower: str | None = None
     # Modules of a backbone whose place may hold None. Where a checkpoint lacks their tensors they are taken out.
     optional: tuple[str, ...] = ()
 
@@ -214,8 +212,11 @@ class Family(ABC):
 
 
 def model_type_of(model: nn.Module) -> str:
-    """Return the model type of a configuration, or the class name of a module without one."""
-    return getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
+    """Return the model type of a configuration's class, or the class name of a module without one.
+
+    A configuration that was read from a file of another type keeps that one's name (transformers 5.23).
+    """
+    return getattr(type(getattr(model, "config", None)), "model_type", None) or type(model).__name__
 
 
 def class_names(model: nn.Module) -> set[str]:

@@ -12,12 +12,14 @@ from transformers.utils import logging
 from optimum_mixq.architectures.backbones import (
     class_for_embeddings,
     drop_absent,
+    has_only_an_encoder,
     is_backbone,
     is_backbone_name,
     take_without_head,
 )
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.further import further_task_of
+from optimum_mixq.architectures.registry import family_of
 from optimum_mixq.tasks.base import Task, auto_class_named, task_of
 from optimum_mixq.tasks.features import Features
 
@@ -86,11 +88,16 @@ def class_that_loads(model: PreTrainedModel) -> str:
 
 def _require_head(model: PreTrainedModel, missing: Collection[str], name: str) -> None:
     """Raise a ValueError if the head of a model, such as a classifier's, is not the checkpoint's."""
-    if not missing or is_backbone(model):
+    if not missing:
         return
     architecture = describe(model)
     head = architecture.heads or architecture.left_float  # a decode head stays float
     lacking = sorted(key for key in missing if key.rpartition(".")[0] in head)
+    if lacking and is_backbone(model):
+        raise ValueError(
+            f"Expected a checkpoint with {lacking[0]}, found none in {name}: it would be random. Load it with a class "
+            f"without it, such as {family_of(model).backbones[0]}, and pass the model itself."
+        )
     if lacking:
         task = task_of(model).hub_task
         kind = "an image classifier" if task == Task.hub_task else f"a model for {task}"
@@ -104,6 +111,7 @@ def _find_class(name_or_folder: str | Path, task: str | None, options: dict[str,
     """Return the class that loads a checkpoint for a task, or for the one that the checkpoint's class stands for."""
     where = {name: value for name, value in options.items() if name not in ("dtype", "device_map")}
     config = AutoConfig.from_pretrained(name_or_folder, **where)
-    auto_class = auto_class_named(task or hub_task_of(config.architectures or ()))
+    own_task = Features.hub_task if has_only_an_encoder(config) else hub_task_of(config.architectures or ())
+    auto_class = auto_class_named(task or own_task)
     name = class_for_embeddings(config) if auto_class is Features.auto_class else None
     return auto_class if name is None else getattr(transformers, name, auto_class)

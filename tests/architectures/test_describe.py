@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import pytest
 import torch
-from conftest import BUILDERS, WINDOWED, make_model
+from conftest import BUILDERS, TOWERS, WINDOWED, make_model
 from torch import nn
 from transformers import (
     BeitConfig,
@@ -23,6 +23,8 @@ from transformers import (
     IJepaForImageClassification,
     SegformerConfig,
     SegformerForSemanticSegmentation,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipConfig,
     SiglipForImageClassification,
     SwinConfig,
@@ -222,6 +224,17 @@ def test_a_class_without_classifier_or_embeddings_is_refused_with_the_classes_to
     )
     with pytest.raises(ValueError, match=message):
         describe(ViTForMaskedImageModeling(vit.config))
+
+
+def test_a_siglip_that_takes_patches_is_refused_with_the_one_that_takes_images():
+    sizes = {name: value for name, value in TOWERS["vision_config"].items() if name != "image_size"}
+    model = Siglip2VisionModel(Siglip2VisionConfig(**sizes, num_patches=16))
+    message = (
+        r"Expected a model of a supported type, found 'siglip2_vision_model' \(Siglip2VisionModel\): it takes images "
+        "that its processor has cut into patches, .* Checkpoints of SigLIP 2 for one resolution are of type 'siglip': "
+    )
+    with pytest.raises(ValueError, match=message):
+        MixQQuantizer.from_pretrained(model)
 
 
 def test_a_family_without_a_classifier_names_its_other_class_alone():

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from conftest import TOWERS, build_random, make_model, random_pixels
+from conftest import PLAIN, TOWERS, build_random, make_model, random_pixels
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
@@ -15,6 +15,8 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
     ViTModel,
 )
 
@@ -115,6 +117,24 @@ def test_a_packed_checkpoint_is_refused_by_the_class_of_the_other_task(tmp_path)
         AutoModelForImageClassification.from_pretrained(tmp_path / "backbone")
 
 
+def test_the_encoder_of_a_masked_autoencoder_is_loaded_as_a_vit_that_sees_all_patches(tmp_path):
+    sizes = {name: value for name, value in PLAIN.items() if name != "num_labels"}
+    config = ViTMAEConfig(**sizes, mask_ratio=0.0)
+    config.decoder_hidden_size, config.decoder_num_attention_heads, config.decoder_num_hidden_layers = 8, 1, 1
+    whole = build_random(lambda: ViTMAEForPreTraining(config))
+    whole.save_pretrained(tmp_path / "mae")
+    quantizer = MixQQuantizer.from_pretrained(tmp_path / "mae", device=whole.device)
+    pixels = random_pixels(quantizer.model, 8)
+    assert type(quantizer.model) is ViTModel and quantizer.model.pooler is None
+    torch.testing.assert_close(run_model(quantizer.model, pixels), whole.vit(pixels).last_hidden_state[:, 0])
+    packed = quantizer.quantize(QUICK, pixels, tmp_path / "packed", plan="uniform")
+    loaded = AutoModel.from_pretrained(tmp_path / "packed").to(whole.device)
+    assert type(loaded) is ViTModel and torch.equal(run_model(loaded, pixels), run_model(packed, pixels))
+    assert type(MixQQuantizer.reopen(tmp_path / "packed", tmp_path / "mae").model) is ViTModel
+    with pytest.raises(ValueError, match=r"found 'vit_mae' \(ViTMAEModel\): it hides .* Load the checkpoint with Vi"):
+        MixQQuantizer.from_pretrained(whole.vit)
+
+
 @pytest.fixture
 def clip(tmp_path):
     """A checkpoint with a text tower beside the vision tower."""
@@ -132,6 +152,16 @@ def test_of_several_towers_the_one_for_images_is_taken_for_its_embeddings(clip, 
     assert torch.equal(run_model(quantizer.model, pixels), whole.get_image_features(pixels).pooler_output)
     classifier = make_model("siglip")
     assert MixQQuantizer.from_pretrained(classifier, task=FEATURES).model is classifier.vision_model
+
+
+def test_a_projection_that_a_checkpoint_lacks_is_not_made_up(tmp_path):
+    make_model("clip").save_pretrained(tmp_path / "classifier")
+    message = (
+        "Expected a checkpoint with visual_projection.weight, found none in .*classifier: it would be random. Load it "
+        "with a class without it, such as CLIPVisionModel, and pass the model itself"
+    )
+    with pytest.raises(ValueError, match=message):
+        MixQQuantizer.from_pretrained(tmp_path / "classifier", task=FEATURES)
 
 
 def test_a_model_with_several_towers_is_refused_with_the_class_to_load(clip):

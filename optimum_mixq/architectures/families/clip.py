@@ -10,14 +10,13 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import find_module
 from optimum_mixq.architectures.families.encoder import Encoder, Names, require_interpolable
-from optimum_mixq.architectures.registry import register_family
+from optimum_mixq.architectures.registry import register_encoder, register_family
 
 
 @register_family
 class CLIP(Encoder):
     model_type = "clip"
     classifiers: tuple[str, ...] = ("CLIPForImageClassification",)
-    tower: str | None = "CLIPVisionModelWithProjection"
     block_class = "CLIPEncoderLayer"
     stem = "embeddings.patch_embedding"
     names = Names(
@@ -66,7 +65,6 @@ class CLIPVision(CLIP):
 
     model_type = "clip_vision_model"
     classifiers = ()
-    tower = None
     backbones: tuple[str, ...] = ("CLIPVisionModel", "CLIPVisionModelWithProjection")
     embedding_words = (
         "`outputs.image_embeds` of a model with a projection, or else `outputs.pooler_output`, the class token after "
@@ -78,6 +76,9 @@ class CLIPVision(CLIP):
         """Return what the projection puts out, or else the class token after the last LayerNorm."""
         projected = outputs.get("image_embeds")
         return outputs["pooler_output"] if projected is None else projected
+
+
+register_encoder("clip", "CLIPVisionModelWithProjection")
 
 
 def _vision_config(model: PreTrainedModel) -> Any:

@@ -11,14 +11,13 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures.base import Rule
 from optimum_mixq.architectures.families.clip import CLIP
 from optimum_mixq.architectures.families.siglip_pooling import pool_with_rules
-from optimum_mixq.architectures.registry import register_family
+from optimum_mixq.architectures.registry import register_encoder, register_family
 
 
 @register_family
 class Siglip(CLIP):
     model_type = "siglip"
     classifiers: tuple[str, ...] = ("SiglipForImageClassification",)
-    tower: str | None = "SiglipVisionModel"
     block_class = "SiglipEncoderLayer"
 
     def left_float(self, model: PreTrainedModel) -> tuple[str, ...]:
@@ -33,7 +32,6 @@ class SiglipVision(Siglip):
 
     model_type = "siglip_vision_model"
     classifiers = ()
-    tower = None
     backbones = ("SiglipVisionModel",)
     embedding_words = (
         "`outputs.pooler_output`, what the pooling head puts out, or `outputs.last_hidden_state.mean(1)` without one"
@@ -51,3 +49,6 @@ class SiglipVision(Siglip):
 
     def rules(self) -> dict[Callable[..., Any], Rule]:
         return {F.multi_head_attention_forward: pool_with_rules}
+
+
+register_encoder("siglip", "SiglipVisionModel")
