@@ -35,6 +35,7 @@ class Names:
     heads: str = "num_attention_heads"  # an attribute of the attention, as the next one
     head_size: str = "head_dim"
     passing: tuple[str, ...] = ()
+    plain_scores: bool = True  # whether queries and keys are multiplied as their layers put them out
     plain_sums: bool = True  # whether what proj and fc2 put out is added to the hidden states as it is
 
 
@@ -64,12 +65,7 @@ class Encoder(Family):
 
 
 def transformer_block(
-    model: PreTrainedModel,
-    module: str,
-    name: str,
-    names: Names,
-    shift_foldable: bool = True,
-    plain_scores: bool = True,
+    model: PreTrainedModel, module: str, name: str, names: Names, shift_foldable: bool = True
 ) -> Block:
     """Return the block of one module."""
 
@@ -96,7 +92,7 @@ def transformer_block(
         attention,
         getattr(own, names.heads),
         getattr(own, names.head_size),
-        plain_scores,
+        names.plain_scores,
         plain_output=True,
         activations=(Activation(f"{module}.{names.activation}", fc1[0], None if len(fc1) > 1 else fc2),),
         residuals=tuple(Residual(*each) for each in residuals),
