@@ -99,7 +99,12 @@ def _inside(block: Block) -> Block:
         norms=tuple(replace(norm, norm=f"{BACKBONE}.{norm.norm}", readers=full(norm.readers)) for norm in block.norms),
         attention=attention,
         activations=tuple(
-            replace(each, module=f"{BACKBONE}.{each.module}", layer=f"{BACKBONE}.{each.layer}")
+            replace(
+                each,
+                module=f"{BACKBONE}.{each.module}",
+                layer=f"{BACKBONE}.{each.layer}",
+                reader=None if each.reader is None else f"{BACKBONE}.{each.reader}",
+            )
             for each in block.activations
         ),
         residuals=tuple(
