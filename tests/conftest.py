@@ -17,6 +17,8 @@ from transformers import (
     BeitForImageClassification,
     CLIPConfig,
     CLIPForImageClassification,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
@@ -24,6 +26,8 @@ from transformers import (
     Dinov2ForImageClassification,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     IJepaConfig,
     IJepaForImageClassification,
     PreTrainedModel,
@@ -32,6 +36,8 @@ from transformers import (
     SegformerForSemanticSegmentation,
     SiglipConfig,
     SiglipForImageClassification,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     SwinConfig,
     SwinForImageClassification,
     Swinv2Config,
@@ -132,6 +138,16 @@ def build_dinov2_with_registers() -> PreTrainedModel:
     return Dinov2WithRegistersForImageClassification(Dinov2WithRegistersConfig(**SCALED))
 
 
+def build_dinov3() -> PreTrainedModel:
+    """A class token and three registers are not rotated."""
+    return DINOv3ViTModel(DINOv3ViTConfig(**SHALLOW, num_register_tokens=3))
+
+
+def build_gated_dinov3() -> PreTrainedModel:
+    """As the largest DINOv3 are."""
+    return DINOv3ViTModel(DINOv3ViTConfig(**SHALLOW, num_register_tokens=3, use_gated_mlp=True, hidden_act="silu"))
+
+
 def build_beit() -> PreTrainedModel:
     return BeitForImageClassification(
         BeitConfig(**SHALLOW, use_relative_position_bias=True, layer_scale_init_value=0.5)
@@ -144,6 +160,15 @@ def build_clip() -> PreTrainedModel:
 
 def build_siglip() -> PreTrainedModel:
     return SiglipForImageClassification(SiglipConfig(**TOWERS))
+
+
+def build_clip_vision() -> PreTrainedModel:
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWERS["vision_config"], projection_dim=8))
+
+
+def build_siglip_vision() -> PreTrainedModel:
+    """With the head that pools patches."""
+    return SiglipVisionModel(SiglipVisionConfig(**TOWERS["vision_config"]))
 
 
 def build_swinv2() -> PreTrainedModel:
@@ -203,9 +228,13 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "dinov2": build_dinov2,
     "gated_dinov2": build_gated_dinov2,
     "dinov2_with_registers": build_dinov2_with_registers,
+    "dinov3": build_dinov3,
+    "gated_dinov3": build_gated_dinov3,
     "beit": build_beit,
     "clip": build_clip,
     "siglip": build_siglip,
+    "clip_vision": build_clip_vision,
+    "siglip_vision": build_siglip_vision,
     "swinv2": build_swinv2,
     "yolos": build_yolos,
     "segformer": build_segformer,

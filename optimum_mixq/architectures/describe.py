@@ -22,7 +22,7 @@ from optimum_mixq.architectures.base import (
     class_names,
     replace_module,
 )
-from optimum_mixq.architectures.registry import family_of
+from optimum_mixq.architectures.registry import ENCODERS, family_of
 
 
 __all__ = [
@@ -93,6 +93,8 @@ def _describe_other_class(model: PreTrainedModel, family: Family) -> str:
     if family.backbones:
         expected.append(f"a model without a classifier ({', '.join(family.backbones)}, or a subclass)")
         ways.append("with AutoModel for its embeddings")
+    if family.model_type in ENCODERS:
+        ways.append(f"with {ENCODERS[family.model_type]} for the embeddings of its images")
     for task, names in family.further.items():
         expected.append(f"a model for {task} ({', '.join(names)}, or a subclass)")
         ways.append(f"as one of these with task='{task}'")

@@ -17,6 +17,7 @@ from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.pipeline import prepare_for_training, quantize_model
 from optimum_mixq.quant.bitpacking import packed_size
+from optimum_mixq.tasks import run_model
 
 
 def packed(name="vit", bits=4, **options):
@@ -27,7 +28,7 @@ def packed(name="vit", bits=4, **options):
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 def reload(folder, **options):

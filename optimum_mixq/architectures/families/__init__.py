@@ -6,19 +6,22 @@ from optimum_mixq.architectures.families import (
     clip,
     deit,
     dinov2,
+    dinov3_vit,
     ijepa,
     segformer,
     siglip,
+    siglip2,
     swin,
     swinv2,
     upernet,
     vit,
+    vit_mae,
     vit_msn,
     yolos,
 )
 
 
 __all__ = [
-    "beit", "clip", "deit", "dinov2", "ijepa", "segformer", "siglip", "swin", "swinv2", "upernet", "vit", "vit_msn",
-    "yolos",
+    "beit", "clip", "deit", "dinov2", "dinov3_vit", "ijepa", "segformer", "siglip", "siglip2", "swin", "swinv2",
+    "upernet", "vit", "vit_mae", "vit_msn", "yolos",
 ]  # fmt: skip

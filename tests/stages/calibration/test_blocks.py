@@ -14,6 +14,7 @@ from optimum_mixq.stages.calibration.blocks import _split_batches, calibrate, ca
 from optimum_mixq.stages.calibration.reparameterization import balance
 from optimum_mixq.stages.evaluation import score
 from optimum_mixq.stages.packing import pack
+from optimum_mixq.tasks import run_model
 from optimum_mixq.utils.bits import Bits
 
 
@@ -24,7 +25,7 @@ def calibrated(model, bits=8, batches=1, **options):
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 @pytest.mark.parametrize("arithmetic", ["column", "folded"])
