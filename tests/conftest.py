@@ -206,11 +206,14 @@ def build_segmenting_segformer() -> PreTrainedModel:
 
 
 def build_upernet() -> PreTrainedModel:
-    """Three stages of a Swin, the first of which shifts its windows, under a decode head and another for training."""
+    """Three stages of a Swin, the first of which shifts its windows, under a decode head and another for training.
+
+    Maps are not pooled to 1 x 1: torch multiplies such a one in an order that depends on where weights lie in memory.
+    """
     swin = SwinConfig(
         **WINDOWED | {"depths": [2, 1, 1], "num_heads": [1, 2, 2]}, out_features=["stage1", "stage2", "stage3"]
     )
-    heads = {"hidden_size": 8, "auxiliary_channels": 8, "auxiliary_in_channels": 32, "pool_scales": [1, 2]}
+    heads = {"hidden_size": 8, "auxiliary_channels": 8, "auxiliary_in_channels": 32, "pool_scales": [2, 4]}
     return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=swin, num_labels=5, **heads))
 
 

@@ -39,6 +39,9 @@ class NormReaders:
     readers: tuple[str, ...]
     # False where zeros are padded between the LayerNorm and its readers: a shift of the LayerNorm would miss them.
     shift_foldable: bool = True
+    # Whether the readers get the LayerNorm's output itself: it may then be codes. Not where zeros are padded, or where
+    # its dtype is looked at.
+    direct: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Activation:
 
     module: str
     layer: str
+    reader: str | None = None  # the linear layer that alone reads its output, as it is, if there is one
 
 
 @dataclass(frozen=True)

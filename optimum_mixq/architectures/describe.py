@@ -46,9 +46,9 @@ __all__ = [
 def describe(model: PreTrainedModel) -> Architecture:
     """Return the `Architecture` of a model of a registered family (docs/supported-models.md).
 
-    The model is an image classifier, or one without a classifier that is used for its embeddings. Every `nn.Linear`
-    and `nn.Conv2d` of the model stands in exactly one place of the result: stem, heads, one unit, or the layers that
-    are left float.
+    The model is an image classifier, one without a classifier that is used for its embeddings, or one for a further
+    task of its family. Every `nn.Linear` and `nn.Conv2d` of the model stands in exactly one place of the result: stem,
+    heads, one unit, or the layers that are left float.
     """
     _refuse_wrapped(model)
     family = family_of(model)
