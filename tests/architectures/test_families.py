@@ -41,7 +41,7 @@ def test_every_registered_family_has_a_small_model():
 
 def test_the_readme_and_the_page_of_models_list_the_families_and_their_classes():
     text = (ROOT / "README.md").read_text()
-    listed = re.search(r"Model types of transformers: (.*?)\n\(", text, re.S)[1]
+    listed = re.search(r"Model types of transformers: (.*?)\s\(", text, re.S)[1]
     assert re.findall(r"`(\w+)`", listed) == sorted(family.model_type for family in FAMILIES)
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / "docs" / "supported-models.md").read_text(), re.M)
     expected = sorted((family.model_type, [*family.classes]) for family in FAMILIES)

@@ -273,12 +273,14 @@ def test_training_brings_embeddings_nearer_to_the_float_models(vit_backbone):
     assert all(epoch.accuracy is None and epoch.kl > 0 for epoch in quantizer.history)
 
 
-def test_the_pipeline_of_transformers_extracts_features(vit_backbone, processor, tmp_path):
-    quantizer = MixQQuantizer.from_pretrained(vit_backbone, processor)
-    packed = quantizer.quantize(QUICK, random_pixels(vit_backbone, 8), tmp_path / "out", plan="uniform")
+@pytest.mark.parametrize("name", ["vit", "clip", "siglip", "dinov3"])
+def test_the_pipeline_of_transformers_extracts_features(name, processor, tmp_path):
+    model = build_random(BACKBONES[name])
+    quantizer = MixQQuantizer.from_pretrained(model, processor)
+    packed = quantizer.quantize(QUICK, random_pixels(model, 8), tmp_path / "out", plan="uniform")
     picture = Image.new("RGB", (20, 20), (200, 30, 90))
-    extract = pipeline("image-feature-extraction", model=str(tmp_path / "out"), device=vit_backbone.device)
-    pixels = processor(picture, return_tensors="pt")["pixel_values"].to(vit_backbone.device)
+    extract = pipeline("image-feature-extraction", model=str(tmp_path / "out"), device=model.device)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"].to(model.device)
     outputs = packed(pixel_values=pixels)
     torch.testing.assert_close(torch.tensor(extract(picture)), outputs.last_hidden_state.cpu())
     torch.testing.assert_close(torch.tensor(extract(picture, pool=True)), outputs.pooler_output.cpu())

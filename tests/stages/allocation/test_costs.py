@@ -95,10 +95,12 @@ def test_a_quantizer_counts_the_images_that_it_is_given(monkeypatch, tmp_path):
     monkeypatch.setattr(costs_module, "blank_images", lambda *options: sizes.append(options[2]) or blank(*options))
     pixels = random_pixels(model, 8)[..., :8]  # (16, 8)
     quantizer = MixQQuantizer.from_pretrained(model)
-    config = MixQConfig(calibration_samples=4, sensitivity_samples=4, relevance_samples=2, compare=False)
+    config = MixQConfig(
+        calibration_samples=4, sensitivity_samples=4, relevance_samples=2, compare=False, candidate_bits=(3, 4, 5)
+    )
     quantizer.quantize(config, pixels, tmp_path / "out")
     quantizer.quantize(config, pixels, plan="uniform")
     quantizer.allocate(quantizer.relevance, SensitivityTable.load(tmp_path / "out" / "mixq_sensitivity.json"), config)
     quantizer.sweep(quantizer.relevance, quantizer.sensitivity, [4], config)
-    quantizer.report(random_pixels(model, 6, seed=5)[..., :8])
+    quantizer.report(random_pixels(model, 12, seed=5)[..., :8], tmp_path / "report")
     assert len(sizes) == 5 and set(sizes) == {(16, 8)}
