@@ -14,12 +14,16 @@ from transformers import (
     CLIPConfig,
     CLIPForImageClassification,
     DeiTConfig,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
+    DPTConfig,
+    DPTForDepthEstimation,
     IJepaConfig,
     IJepaForImageClassification,
     PreTrainedModel,
@@ -174,6 +178,32 @@ def build_segmenting_segformer() -> PreTrainedModel:
     return SegformerForSemanticSegmentation(SegformerConfig(**REDUCED))
 
 
+# Two blocks are read, made maps of 8 x 8 and 4 x 4, and fused.
+FUSED = {"neck_hidden_sizes": [6, 8], "reassemble_factors": [2, 1], "fusion_hidden_size": 8}
+
+
+def build_dpt() -> PreTrainedModel:
+    model = DPTForDepthEstimation(DPTConfig(**SHALLOW, **FUSED, backbone_out_indices=[0, 1]))
+    return _see_something(model, model.head.head[-2])
+
+
+def build_depth_anything() -> PreTrainedModel:
+    backbone = Dinov2Config(
+        **SCALED, out_features=["stage1", "stage2"], reshape_hidden_states=False, apply_layernorm=True
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone, patch_size=4, reassemble_hidden_size=24, head_hidden_size=6, **FUSED
+    )
+    model = DepthAnythingForDepthEstimation(config)
+    return _see_something(model, model.head.conv3)
+
+
+def _see_something(model: PreTrainedModel, last: torch.nn.Module) -> PreTrainedModel:
+    """Keep the last convolution away from negative numbers, which depth is cut off at."""
+    last.bias.data.fill_(2.0)
+    return model
+
+
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "vit": build_vit,
     "deit": build_deit,
@@ -190,6 +220,8 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "siglip": build_siglip,
     "swinv2": build_swinv2,
     "yolos": build_yolos,
+    "dpt": build_dpt,
+    "depth_anything": build_depth_anything,
     "segformer": build_segformer,
     "segmenting_segformer": build_segmenting_segformer,
 }
