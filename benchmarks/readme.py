@@ -16,6 +16,7 @@ import deployment_tables
 import features
 import halves
 import pairs
+import peers
 import reconstruction
 import sensitivity
 from common import geometric_mean, read_results
@@ -50,7 +51,7 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "deployment": deployment_tables.table_of_times,
             "deployment_accuracy": deployment_tables.table_of_accuracy,
             "deployment_attention": deployment_tables.table_of_attention, "choosing": choosing.table,
-            "reconstruction": reconstruction.table,
+            "reconstruction": reconstruction.table, "peers": peers.table,
         },
     }  # fmt: skip
 

@@ -1,6 +1,10 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Small random models of each family, for tests of structure and arithmetic. Accuracy is for trained ones."""
 
+import interpret_triton  # noqa: F401
+
+
+# isort: split
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +18,10 @@ from transformers import (
     CLIPConfig,
     CLIPForImageClassification,
     DeiTConfig,
-    DepthAnythingConfig,
-    DepthAnythingForDepthEstimation,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2WithRegistersConfig,
@@ -36,6 +40,8 @@ from transformers import (
     SwinForImageClassification,
     Swinv2Config,
     Swinv2ForImageClassification,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
@@ -204,6 +210,15 @@ def _see_something(model: PreTrainedModel, last: torch.nn.Module) -> PreTrainedM
     return model
 
 
+def build_upernet() -> PreTrainedModel:
+    """Three stages of a Swin, the first of which shifts its windows, under a decode head and another for training."""
+    swin = SwinConfig(
+        **WINDOWED | {"depths": [2, 1, 1], "num_heads": [1, 2, 2]}, out_features=["stage1", "stage2", "stage3"]
+    )
+    heads = {"hidden_size": 8, "auxiliary_channels": 8, "auxiliary_in_channels": 32, "pool_scales": [1, 2]}
+    return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=swin, num_labels=5, **heads))
+
+
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "vit": build_vit,
     "deit": build_deit,
@@ -224,6 +239,7 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "depth_anything": build_depth_anything,
     "segformer": build_segformer,
     "segmenting_segformer": build_segmenting_segformer,
+    "upernet": build_upernet,
 }
 
 

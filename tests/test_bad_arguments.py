@@ -15,6 +15,7 @@ from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import LayerRelevance, SensitivityTable
 from optimum_mixq.quantizer import SWEEP
 from optimum_mixq.stages.sensitivity import method_names
+from optimum_mixq.tasks.base import _tasks
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +291,13 @@ def test_the_shell_takes_every_method_of_sensitivity(parser):
     actions = commands_of(parser)["quantize"]._actions
     (choices,) = (action.choices for action in actions if "--sensitivity" in action.option_strings)
     assert set(choices) == set(method_names())
+
+
+def test_the_shell_takes_every_task(parser):
+    for command in ("quantize", "evaluate"):
+        actions = commands_of(parser)[command]._actions
+        (choices,) = (action.choices for action in actions if "--task" in action.option_strings)
+        assert set(choices) == {task.hub_task for task in _tasks}
 
 
 def test_help_tells_every_default(parser):

@@ -16,7 +16,7 @@ TABLES = {
     "docs/results.md": {
         "uniform_ptq", "ablation", "demo_models", "mixed_precision",
         "scores", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
-        "deployment", "deployment_accuracy", "deployment_attention", "choosing", "reconstruction",
+        "deployment", "deployment_accuracy", "deployment_attention", "choosing", "reconstruction", "peers",
         "features",
     },
 }  # fmt: skip

@@ -1,6 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Rules of relevance for convolutions of hidden states and for maps that are resized; `rules.py` has the others."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,13 +66,14 @@ class PositiveTransposedConvolution(Function):
 
 
 class Resizing(Function):
-    """y = x resized, each output a mean of some inputs: the z+ rule, even where nothing is positive (`Mean`)."""
+    """y = x resized, each output a weighted mean of inputs: the z+ rule, even where nothing is positive (`Mean`)."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, options: dict[str, Any]) -> Tensor:
+    def forward(ctx: Any, input: Tensor, resize: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(input)
-        ctx.options = options
-        return F.interpolate(input, **options)
+        ctx.resize = resize
+        output = resize(input)
+        return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
@@ -78,7 +81,7 @@ class Resizing(Function):
         positive = positive + 1e-6 * positive.mean((2, 3), keepdim=True) + torch.finfo(positive.dtype).tiny * 1e8
         with torch.enable_grad():
             leaf = positive.requires_grad_()
-            resized = F.interpolate(leaf, **ctx.options)
+            resized = ctx.resize(leaf)
         (spread,) = torch.autograd.grad(resized, leaf, relevance / resized.detach())
         return positive.detach() * spread, None
 
@@ -119,4 +122,11 @@ def resizing(
     if not input.requires_grad:
         return None
     chosen = {"size": size, "scale_factor": scale_factor, "mode": mode, "align_corners": align_corners}
-    return Resizing.apply(input, {**chosen, **options})
+    return Resizing.apply(input, partial(F.interpolate, **chosen, **options))
+
+
+def pooling(input: Tensor, output_size: Any) -> Tensor | None:
+    """Follow the rule of `F.adaptive_avg_pool2d`."""
+    if not input.requires_grad:
+        return None
+    return Resizing.apply(input, partial(F.adaptive_avg_pool2d, output_size=output_size))

@@ -91,7 +91,7 @@ def read_mask(value: Any) -> Tensor | None:
         raise ValueError(
             f"a mask of mode {value.mode}, instead of one channel of class numbers. Save it as a PNG of mode L or P"
         )
-    numbers = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+    numbers = value if isinstance(value, Tensor) else torch.tensor(np.asarray(value))
     if numbers.ndim != 2 or numbers.is_complex() or (numbers.is_floating_point() and bool((numbers % 1 != 0).any())):
         raise ValueError(
             f"a label {numbers.dtype} {tuple(numbers.shape)}, instead of a mask of class numbers (height, width)"

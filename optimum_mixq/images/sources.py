@@ -23,6 +23,7 @@ from optimum_mixq.images import depths, masks, objects  # noqa: F401 (importing 
 from optimum_mixq.images.batches import Images, Role
 from optimum_mixq.images.decoding import PICTURES, read_picture
 from optimum_mixq.images.folders import load_rows
+from optimum_mixq.images.generated import generator_names, open_generated
 from optimum_mixq.images.label_kinds import label_kind_of
 from optimum_mixq.images.loaders import batch_splitter, drawn_rows, row_collator
 from optimum_mixq.images.preparation import check_size, require_processor
@@ -50,7 +51,8 @@ def open_images(
     """Return the rows of a source as `Images`, which every function that takes a data set accepts too.
 
     Args:
-        source: an image folder's path, the name of a data set on the Hub, a `datasets.Dataset` or `DatasetDict`, a
+        source: an image folder's path, the name of a data set on the Hub, "synthetic" or "noise" for images that are
+            made from the model (a folder of that name is "./synthetic"), a `datasets.Dataset` or `DatasetDict`, a
             torch data set or a DataLoader with a length, a list of images or of pairs (image, label), a dict of
             columns such as {"image": [...], "label": [...]}, or pixel values (N, C, H, W) as the model takes them.
             An image is a PIL image, a file's path, a uint8 array (H, W, 3), or pixel values (C, H, W).
@@ -68,6 +70,8 @@ def open_images(
         raise ValueError(f"Expected on_error to be 'raise' or 'skip', found {on_error!r}.")
     if isinstance(source, Images):
         return _reuse(source, model, role, split, (image_column, label_column, label_names))
+    if isinstance(source, str) and source in generator_names():
+        return open_generated(source, model, processor, role, split)
     if isinstance(source, (str, Path)):
         source = load_rows(str(source), split, role)
     elif _is_dataset_dict(source):

@@ -5,12 +5,13 @@
 another one before those that are there.
 """
 
-from optimum_mixq.kernels.contract import OPERAND_BITS, Activation, IntegerProduct, Kernel, WeightCodes
+from optimum_mixq.kernels.contract import OPERAND_BITS, Activation, IntegerProduct, Kernel, Rounding, WeightCodes
 from optimum_mixq.kernels.int_mm import IntMMKernel
 from optimum_mixq.kernels.onednn import OneDNNKernel
 from optimum_mixq.kernels.operators import integer_linear, integer_product
 from optimum_mixq.kernels.reference import ReferenceKernel
 from optimum_mixq.kernels.registry import choose_kernel, prepare_kernel, register_kernel
+from optimum_mixq.kernels.triton import TritonKernel
 
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "Kernel",
     "OneDNNKernel",
     "ReferenceKernel",
+    "Rounding",
+    "TritonKernel",
     "WeightCodes",
     "choose_kernel",
     "integer_linear",

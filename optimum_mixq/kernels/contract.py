@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -74,8 +74,26 @@ class IntegerProduct:
         )
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """How numbers (..., C) become codes: clamp(floor(number * multiplier + offset), 0, 2^bits - 1), uint8."""
+
+    multiplier: Tensor  # float32 (C,)
+    offset: Tensor  # float32 (C,)
+    bits: int
+
+    @property
+    def largest_code(self) -> int:
+        return 2**self.bits - 1
+
+
 class Kernel(ABC):
     """One way to compute an `IntegerProduct`: prepared once per layer, when the layer is built or moved."""
+
+    # Whether torch.compile may look inside `multiply`, to compute what follows a product together with it.
+    transparent: ClassVar[bool] = False
+    # Whether there is `multiply_to_codes`, for products that only another product reads.
+    puts_out_codes: ClassVar[bool] = False
 
     def __init__(self, product: IntegerProduct) -> None:
         self.out_features, self.in_features = product.operand.shape
@@ -92,6 +110,10 @@ class Kernel(ABC):
     def multiply(self, codes: Tensor, dtype: torch.dtype, activation: Activation) -> Tensor:
         """Return (..., O) in `dtype` from uint8 codes (..., C)."""
 
+    def multiply_to_codes(self, codes: Tensor, rounding: Rounding, activation: Activation) -> Tensor:
+        """Return what `multiply` would in float32, rounded to codes (..., O) as the next product takes them."""
+        raise NotImplementedError(f"{type(self).__name__} puts out no codes: ask its `puts_out_codes` first.")
+
     @abstractmethod
     def operand(self) -> Tensor:
         """Return the operand (O, C), int8: what programs that leave the process carry along."""
@@ -99,17 +121,26 @@ class Kernel(ABC):
     def __call__(self, codes: Tensor, dtype: torch.dtype = torch.float32, activation: Activation = "none") -> Tensor:
         """Return (..., O) in `dtype` from uint8 codes (..., C), also in graphs that torch traces.
 
-        A compiled graph lives in this process and names the kernel by its number, since torch.compile cannot trace
-        oneDNN's opaque weights (torch 2.13). An exported program can leave it and holds the operand itself.
+        A compiled graph lives in this process and names the kernel by its number, unless the kernel is transparent:
+        torch.compile cannot trace oneDNN's opaque weights (torch 2.13). An exported program can leave the process and
+        holds the operand itself.
         """
         if torch.compiler.is_exporting():
             operand, scale, bias = constants_of(self.handle)
             return torch.ops.mixq.integer_product(codes, operand, scale, bias, dtype, activation)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not self.transparent:
             return torch.ops.mixq.integer_linear(codes, self.handle, self.out_features, dtype, activation)
         if torch.jit.is_tracing():
             raise ValueError("torch.jit.trace cannot hold integer kernels: use torch.export.export, or torch.compile.")
         return self.multiply(codes, dtype, activation)
+
+    def to_codes(self, codes: Tensor, rounding: Rounding, activation: Activation = "none") -> Tensor:
+        """Return codes (..., O), uint8, from codes (..., C), also in graphs that torch compiles."""
+        if torch.compiler.is_compiling():
+            return torch.ops.mixq.integer_codes(
+                codes, self.handle, self.out_features, rounding.multiplier, rounding.offset, rounding.bits, activation
+            )
+        return self.multiply_to_codes(codes, rounding, activation)
 
 
 def find_kernel(handle: int) -> Kernel:

@@ -14,10 +14,13 @@ LEAST_ROWS, ALIGNMENT = 17, 8
 
 
 class IntMMKernel(Kernel):
-    """int8 times int8 in `torch._int_mm`, with codes shifted by 128: sums get 128 times the operand's row sums back.
+    """int8 times int8 in `torch._int_mm`, where there is no Triton.
 
-    The operand is padded once; codes only where their columns or rows do not fit.
+    Codes are shifted by 128 to become signed, and sums get 128 times the operand's row sums back. The operand is
+    padded once; codes only where their columns or rows do not fit.
     """
+
+    transparent = True
 
     def __init__(self, product: IntegerProduct) -> None:
         super().__init__(product)

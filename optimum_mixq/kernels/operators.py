@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from optimum_mixq.kernels.contract import Activation, IntegerProduct, Kernel, find_kernel
+from optimum_mixq.kernels.contract import Activation, IntegerProduct, Kernel, Rounding, find_kernel
 from optimum_mixq.kernels.registry import prepare_kernel
 
 
@@ -18,6 +18,19 @@ def integer_linear(
 ) -> Tensor:
     """Multiply with the kernel of a number; `out_features` is for tracing."""
     return find_kernel(handle).multiply(codes, dtype, activation)
+
+
+def integer_codes(
+    codes: Tensor,
+    handle: int,
+    out_features: int,
+    multiplier: Tensor,
+    offset: Tensor,
+    bits: int,
+    activation: Activation,
+) -> Tensor:
+    """Multiply with the kernel of a number, and round to the codes of the next product."""
+    return find_kernel(handle).multiply_to_codes(codes, Rounding(multiplier, offset, bits), activation)
 
 
 def integer_product(
@@ -44,6 +57,18 @@ def _describe_linear(
     return codes.new_empty((*codes.shape[:-1], out_features), dtype=dtype)
 
 
+def _describe_codes(
+    codes: Tensor,
+    handle: int,
+    out_features: int,
+    multiplier: Tensor,
+    offset: Tensor,
+    bits: int,
+    activation: Activation,
+) -> Tensor:
+    return codes.new_empty((*codes.shape[:-1], out_features))
+
+
 def _describe_product(
     codes: Tensor, operand: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype, activation: Activation
 ) -> Tensor:
@@ -59,7 +84,13 @@ _library.define(
     "integer_product(Tensor codes, Tensor operand, Tensor scale, Tensor bias, ScalarType dtype, str activation) "
     "-> Tensor"
 )
+_library.define(
+    "integer_codes(Tensor codes, int handle, int out_features, Tensor multiplier, Tensor offset, int bits, "
+    "str activation) -> Tensor"
+)
 _library.impl("integer_linear", integer_linear, "CompositeExplicitAutograd")
 _library.impl("integer_product", integer_product, "CompositeExplicitAutograd")
 torch.library.register_fake("mixq::integer_linear", _describe_linear, lib=_library)
+_library.impl("integer_codes", integer_codes, "CompositeExplicitAutograd")
+torch.library.register_fake("mixq::integer_codes", _describe_codes, lib=_library)
 torch.library.register_fake("mixq::integer_product", _describe_product, lib=_library)

@@ -11,6 +11,8 @@ from optimum_mixq.kernels.contract import Activation, IntegerProduct, Kernel
 class ReferenceKernel(Kernel):
     """The same integers as float32: on every device, exact while sums stay below 2^24."""
 
+    transparent = True
+
     def __init__(self, product: IntegerProduct) -> None:
         super().__init__(product)
         self._operand = product.operand.float()
@@ -20,7 +22,8 @@ class ReferenceKernel(Kernel):
         return True
 
     def multiply(self, codes: Tensor, dtype: torch.dtype, activation: Activation) -> Tensor:
-        products = F.linear(codes.float(), self._operand) * self.scale + self.bias
+        with torch.autocast(codes.device.type, enabled=False):  # which would round the sums
+            products = F.linear(codes.float(), self._operand) * self.scale + self.bias
         return (F.gelu(products) if activation == "gelu" else products).to(dtype)
 
     def operand(self) -> Tensor:

@@ -7,9 +7,10 @@ from optimum_mixq.kernels.contract import OPERAND_BITS, IntegerProduct, Kernel
 from optimum_mixq.kernels.int_mm import IntMMKernel
 from optimum_mixq.kernels.onednn import OneDNNKernel
 from optimum_mixq.kernels.reference import ReferenceKernel
+from optimum_mixq.kernels.triton import TritonKernel
 
 
-KERNELS: list[type[Kernel]] = [OneDNNKernel, IntMMKernel, ReferenceKernel]
+KERNELS: list[type[Kernel]] = [OneDNNKernel, TritonKernel, IntMMKernel, ReferenceKernel]
 
 
 def register_kernel(kernel: type[Kernel]) -> None:

@@ -53,17 +53,26 @@ def take_part(model: PreTrainedModel, task: str | None) -> PreTrainedModel:
             f"Expected an image classifier for task='{task}', found a {type(model).__name__}, which has no head. "
             f"Leave task= out, or load a classifier with {auto_class.__name__}."
         )
+    if task != Features.hub_task:
+        raise ValueError(
+            f"Expected a model for task='{task}', found a {type(model).__name__}. Load the checkpoint of one with "
+            f"{auto_class.__name__}, or leave task= out."
+        )
     return model.base_model
 
 
 def _require_head(model: PreTrainedModel, missing: Collection[str], name: str) -> None:
-    """Raise a ValueError if the head of a classifier is not the checkpoint's."""
+    """Raise a ValueError if the head of a model, such as a classifier's, is not the checkpoint's."""
     if not missing or is_backbone(model):
         return
-    lacking = sorted(key for key in missing if key.rpartition(".")[0] in describe(model).heads)
+    architecture = describe(model)
+    head = architecture.heads or architecture.left_float  # a decode head stays float
+    lacking = sorted(key for key in missing if key.rpartition(".")[0] in head)
     if lacking:
+        task = task_of(model).hub_task
+        kind = "an image classifier" if task == Task.hub_task else f"a model for {task}"
         raise ValueError(
-            f"Expected the checkpoint of an image classifier, found one without {lacking[0]} in {name}: the head "
+            f"Expected the checkpoint of {kind}, found one without {lacking[0]} in {name}: the head "
             f"would be random. Fine-tune it first, or load it for its embeddings with task='{Features.hub_task}'."
         )
 

@@ -1,9 +1,17 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from optimum_mixq.architectures.convolution_rules import PositiveConvolution, convolution, resizing
+from optimum_mixq.architectures.convolution_rules import (
+    PositiveConvolution,
+    convolution,
+    pooling,
+    resizing,
+    transposed_convolution,
+)
 
 
 def numbers(*shape, seed=0):
@@ -53,6 +61,26 @@ def test_the_rule_of_a_convolution_is_that_of_the_equation(channels, outputs, si
     torch.testing.assert_close(found.sum(), relevance.sum())
 
 
+@pytest.mark.parametrize(("stride", "padding"), [(2, 0), (1, 1), (2, 1)])
+def test_the_rule_of_a_transposed_convolution_is_that_of_the_linear_layer_that_it_is(stride, padding):
+    x, weight, bias = numbers(1, 2, 3, 3), numbers(2, 3, 3, 3, seed=1), numbers(3, seed=2)
+    leaf = x.clone().requires_grad_()
+    output = transposed_convolution(leaf, weight, bias, stride, padding)
+    torch.testing.assert_close(output.detach(), F.conv_transpose2d(x, weight, bias, stride, padding))
+    relevance = numbers(*output.shape, seed=3)
+    (found,) = torch.autograd.grad(output, leaf, relevance)
+    slow, left = torch.zeros_like(x).flatten(), 0.0
+    units = torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape[1:])
+    matrix = F.conv_transpose2d(units, weight, None, stride, padding).flatten(1)  # (inputs, outputs)
+    for column, share in enumerate(relevance.flatten().tolist()):
+        parts = [max(float(value * factor), 0.0) for value, factor in zip(x.flatten(), matrix[:, column], strict=True)]
+        left += share if sum(parts) == 0 else 0.0
+        for row, part in enumerate(parts):
+            slow[row] += part / (sum(parts) or 1.0) * share
+    torch.testing.assert_close(found.flatten(), slow + left / x.numel(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.sum(), relevance.sum())
+
+
 def test_a_convolution_spreads_evenly_where_nothing_contributes():
     leaf = torch.zeros(2, 3, 4, 4, requires_grad=True)
     output = PositiveConvolution.apply(leaf, torch.ones(5, 3, 2, 2), None, 2, 0, 1, 1)
@@ -60,11 +88,21 @@ def test_a_convolution_spreads_evenly_where_nothing_contributes():
     assert torch.allclose(found, torch.full_like(found, 20 / 48))
 
 
-@pytest.mark.parametrize("options", [{"mode": "bilinear", "align_corners": False}, {"mode": "nearest"}])
-def test_a_map_that_is_resized_gets_relevance_by_its_positive_numbers_and_all_of_it(options):
+@pytest.mark.parametrize(
+    ("rule", "resize"),
+    [
+        (partial(resizing, size=(5, 7), mode="nearest"), partial(F.interpolate, size=(5, 7), mode="nearest")),
+        (
+            partial(resizing, size=(5, 7), mode="bilinear", align_corners=False),
+            partial(F.interpolate, size=(5, 7), mode="bilinear", align_corners=False),
+        ),
+        (partial(pooling, output_size=(1, 2)), partial(F.adaptive_avg_pool2d, output_size=(1, 2))),
+    ],
+)
+def test_a_map_that_is_resized_gets_relevance_by_its_positive_numbers_and_all_of_it(rule, resize):
     x = numbers(2, 3, 2, 3).requires_grad_()
-    output = resizing(x, size=(5, 7), **options)
-    torch.testing.assert_close(output.detach(), F.interpolate(x.detach(), (5, 7), **options))
+    output = rule(x)
+    torch.testing.assert_close(output.detach(), resize(x.detach()))
     relevance = numbers(*output.shape, seed=1)
     (found,) = torch.autograd.grad(output, x, relevance)
     torch.testing.assert_close(found.sum((2, 3)), relevance.sum((2, 3)))
@@ -75,12 +113,11 @@ def test_a_map_that_is_resized_gets_relevance_by_its_positive_numbers_and_all_of
             for place in range(6):  # what a single input adds to each output is its weight there
                 single = torch.zeros(1, 1, 2, 3, dtype=torch.float64)
                 single[0, 0, place // 3, place % 3] = positive[image, channel, place // 3, place % 3]
-                whole = F.interpolate(positive[image, channel][None, None], (5, 7), **options)
-                share = F.interpolate(single, (5, 7), **options) / whole
+                share = resize(single) / resize(positive[image, channel][None, None])
                 result[place // 3, place % 3] = (share[0, 0] * relevance[image, channel]).sum()
             torch.testing.assert_close(found[image, channel], result)
 
 
 def test_what_carries_no_relevance_is_computed_as_it_is():
     assert convolution(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1)) is None
-    assert resizing(torch.ones(1, 1, 2, 2), size=(4, 4)) is None
+    assert resizing(torch.ones(1, 1, 2, 2), size=(4, 4)) is None and pooling(torch.ones(1, 1, 2, 2), 1) is None

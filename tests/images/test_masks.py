@@ -1,4 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -68,8 +70,8 @@ def test_a_folder_names_its_masks_in_a_table(model, processor, tmp_path):
     for number in range(2):
         picture().save(tmp_path / f"{number}.png")
         Image.fromarray(MASK).save(tmp_path / "masks" / f"{number}.png")
-    rows = "\n".join(f"{number}.png,masks/{number}.png" for number in range(2))
-    (tmp_path / "metadata.csv").write_text(f"file_name,mask_file_name\n{rows}\n")
+    rows = (json.dumps({"file_name": f"{row}.png", "mask_file_name": f"masks/{row}.png"}) for row in range(2))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
     images = open_images(tmp_path, model, processor, "evaluation")
     assert len(images) == 2
     assert torch.equal(next(images.batches([1], 1)).labels[0], torch.from_numpy(MASK).long())

@@ -25,6 +25,7 @@ from optimum_mixq.quant.joint import JointProduct
 from optimum_mixq.quant.norms import RowLayerNorm
 from optimum_mixq.stages.calibration.blocks import calibrate
 from optimum_mixq.stages.packing import pack
+from optimum_mixq.tasks import run_model
 
 
 def quantized(model):
@@ -37,7 +38,7 @@ def activations(model):
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))

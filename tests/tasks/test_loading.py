@@ -7,6 +7,7 @@ from conftest import build_random, make_model, random_pixels
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
+    SegformerModel,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
@@ -21,6 +22,7 @@ from optimum_mixq.tasks.single_label import SingleLabel
 
 
 FEATURES, CLASSES = "image-feature-extraction", "image-classification"
+SEGMENTATION = "image-segmentation"
 QUICK = MixQConfig(calibration_samples=4)
 
 
@@ -92,7 +94,7 @@ def test_a_checkpoint_without_a_head_is_no_classifier(saved, vit):
 
 def test_an_unknown_task_is_refused_with_those_that_are_known(saved, vit):
     for model in (saved / "backbone", vit):
-        message = "Expected task to be 'image-classification' or 'image-feature-extraction', found 'features'"
+        message = "Expected task to be 'depth-estimation', .* or 'object-detection', found 'features'"
         with pytest.raises(ValueError, match=message):
             MixQQuantizer.from_pretrained(model, task="features")
 
@@ -124,3 +126,22 @@ def test_a_subclass_of_a_backbone_is_as_good_as_the_backbone(tmp_path):
 
 def small():
     return ViTConfig(**make_model("vit").config.to_diff_dict())
+
+
+def test_a_classifier_has_no_decode_head_for_segmentation(tmp_path):
+    classifier = make_model("segformer")
+    classifier.save_pretrained(tmp_path / "classifier")
+    with pytest.raises(ValueError, match="the checkpoint of a model for image-segmentation, found one without decode"):
+        load_model(tmp_path / "classifier", SEGMENTATION)
+    with pytest.raises(ValueError, match="Expected a model for task='image-segmentation', found a Segformer"):
+        MixQQuantizer.from_pretrained(classifier, task=SEGMENTATION)
+
+
+def test_a_segmenter_is_loaded_whole_or_for_its_embeddings_and_packed_as_what_it_is(tmp_path):
+    model = make_model("segmenting_segformer")
+    model.save_pretrained(tmp_path / "float")
+    assert type(load_model(tmp_path / "float")) is type(model)
+    assert type(load_model(tmp_path / "float", FEATURES)) is SegformerModel
+    MixQQuantizer(model, None).quantize(QUICK, random_pixels(model, 8), tmp_path / "packed", plan="uniform")
+    with pytest.raises(ValueError, match="load it with AutoModelForSemanticSegmentation"):
+        AutoModel.from_pretrained(tmp_path / "packed")

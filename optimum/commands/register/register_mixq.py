@@ -134,7 +134,7 @@ def _add_model(parser: ArgumentParser, what: str) -> None:
 
 
 def _add_dataset(parser: ArgumentParser, split: str) -> None:
-    parser.add_argument("--dataset", required=True, help="an image folder, or a data set on the Hub")
+    parser.add_argument("--dataset", required=True, help="an image folder, a data set on the Hub, or synthetic")
     parser.add_argument("--split", help=split)
 
 

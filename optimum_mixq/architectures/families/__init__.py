@@ -13,6 +13,7 @@ from optimum_mixq.architectures.families import (
     siglip,
     swin,
     swinv2,
+    upernet,
     vit,
     vit_msn,
     yolos,
@@ -20,18 +21,6 @@ from optimum_mixq.architectures.families import (
 
 
 __all__ = [
-    "beit",
-    "clip",
-    "deit",
-    "depth_anything",
-    "dinov2",
-    "dpt",
-    "ijepa",
-    "segformer",
-    "siglip",
-    "swin",
-    "swinv2",
-    "vit",
-    "vit_msn",
-    "yolos",
-]
+    "beit", "clip", "deit", "depth_anything", "dinov2", "dpt", "ijepa", "segformer", "siglip", "swin", "swinv2",
+    "upernet", "vit", "vit_msn", "yolos",
+]  # fmt: skip

@@ -153,8 +153,8 @@ def _block_inputs(
             if not start:
                 hidden = hidden.detach().requires_grad_()
                 start.append(hidden)
-            with torch._C.DisableTorchFunction():
-                hidden = hidden.view_as(hidden)  # what else reads the tensor, behind a tap, is left out
+            else:  # a view, without what else reads the tensor
+                hidden = hidden.view_as(hidden)
 
             def add_up(relevance: Tensor) -> None:
                 sums[name] = relevance.flatten(1).sum(1)

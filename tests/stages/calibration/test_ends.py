@@ -14,11 +14,12 @@ from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.calibration.blocks import calibrate
 from optimum_mixq.stages.calibration.observers import minmax_weight_grid
 from optimum_mixq.stages.packing import pack
+from optimum_mixq.tasks import run_model
 
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 @pytest.mark.parametrize("arithmetic", ["column", "folded"])
