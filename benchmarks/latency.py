@@ -6,6 +6,7 @@
     python benchmarks/latency.py --profile               # where the time of a packed forward goes
     python benchmarks/latency.py --memory                # what a loaded model takes
     python benchmarks/latency.py --table                 # print what was measured before
+    python benchmarks/latency.py --device cuda           # on a GPU: latency_gpu.py
 
 Weights are random: only time and memory are read off here. Each repetition runs every contender once, in turn; the
 numbers are medians.
@@ -63,6 +64,9 @@ SIZES: dict[str, Callable[[], PreTrainedModel]] = {
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.device:
+        measure_on_device(arguments)
+        return
     if arguments.load:
         print(json.dumps(load(arguments.load)))
         return
@@ -83,18 +87,44 @@ def main() -> None:
     print_table()
 
 
-def parse_arguments() -> argparse.Namespace:
+def measure_on_device(arguments: argparse.Namespace) -> None:
+    import latency_gpu
+
+    sizes = latency_gpu.SIZES
+    unknown = sorted(set(arguments.models or ()) - sizes.keys())
+    if unknown:
+        raise SystemExit(f"Expected models of {', '.join(sizes)} with --device, found {', '.join(unknown)}.")
+    if not arguments.table:
+        latency_gpu.measure_all(
+            torch.device(arguments.device),
+            arguments.models or [size for size in sizes if size != "tiny"],
+            arguments.batches or list(latency_gpu.BATCHES),
+            arguments.repeats or latency_gpu.REPEATS,
+            not arguments.eager,
+        )
+    latency_gpu.print_table()
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--models", nargs="+", help=f"of {', '.join(SIZES)}; with --device, others (latency_gpu.py)")
+    parser.add_argument("--batches", nargs="+", type=int)
+    parser.add_argument("--device", help="measure there, all in bfloat16, compiled too (cuda)")
+    parser.add_argument("--eager", action="store_true", help="with --device: nothing compiled")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--profile", action="store_true", help="where the time of a packed forward goes")
     parser.add_argument("--memory", action="store_true", help="what a loaded model takes")
     parser.add_argument("--load", help=argparse.SUPPRESS)  # one folder, in a process of its own
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
-    return parser.parse_args()
+    arguments = parser.parse_args(words)
+    if not arguments.device:
+        arguments.models, arguments.batches = arguments.models or list(SIZES), arguments.batches or [1, 8]
+        arguments.repeats = arguments.repeats or 7
+        if unknown := sorted(set(arguments.models) - SIZES.keys()):
+            parser.error(f"Expected models of {', '.join(SIZES)}, found {', '.join(unknown)}.")
+    return arguments
 
 
 def measure(size: str, batch: int, arguments: argparse.Namespace) -> None:

@@ -19,6 +19,8 @@ from optimum_mixq.kernels import IntMMKernel, Kernel
 # The one device type that every build of torch 2.13 has, that is not the CPU and that nobody uses.
 DEVICE = torch.device("lazy:0")
 int_mm_of_cpu = torch._int_mm
+# Operations that wait for the device, since the host gets a number or a size.
+WAITING = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim")
 
 
 def strict_int_mm(left, right):
@@ -68,6 +70,14 @@ class HostedTensor(torch.Tensor):
         return self.cpu().tolist()
 
 
+class Crossings(list):
+    """The names of the operations that brought numbers to the host, or whose outputs' sizes depend on numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.from_host = []  # the names of those that brought numbers from there
+
+
 class _OtherDevice(TorchDispatchMode):
     def __init__(self, to_host):
         super().__init__()
@@ -83,8 +93,10 @@ class _OtherDevice(TorchDispatchMode):
         if name == "copy_":
             target = args[0].device
         stays = hosted if target is None else target.type == DEVICE.type
-        if hosted and (not stays or name in ("_local_scalar_dense", "equal", "nonzero")):
+        if hosted and (not stays or name in WAITING or _selects(name, args)):
             self.to_host.append(name)
+        if name in ("_to_copy", "copy_") and stays and not isinstance(args[name == "copy_"], HostedTensor):
+            self.to_host.from_host.append(name)
         if target is not None and name != "copy_":
             kwargs["device"] = "cpu"
         run = strict_int_mm if name == "_int_mm" else function
@@ -93,6 +105,10 @@ class _OtherDevice(TorchDispatchMode):
             return args[0] if name == "copy_" else result
         result = tree_map(lambda leaf: HostedTensor(leaf) if isinstance(leaf, torch.Tensor) else leaf, result)
         return return_and_correct_aliasing(function, args, kwargs, result) if hosted else result
+
+
+def _selects(name, args):
+    return name == "index" and any(each is not None and each.dtype == torch.bool for each in args[1])
 
 
 def _require_one_device(name, tensors):
@@ -108,12 +124,12 @@ def _without_host(leaf):
 
 
 @contextmanager
-def other_device(kernel: type[Kernel] = IntMMKernel) -> Iterator[list[str]]:
+def other_device(kernel: type[Kernel] = IntMMKernel) -> Iterator[Crossings]:
     """Let tensors on `DEVICE` exist while the block runs, multiplied by one kernel.
 
     Yields the names of the operations that brought numbers to the host.
     """
-    to_host: list[str] = []
+    to_host = Crossings()
     supports = classmethod(lambda own, device, bits: device.type == DEVICE.type)
     # Inference mode takes no subclasses of tensors (torch 2.13).
     without = patch.object(torch, "inference_mode", torch.no_grad)

@@ -8,8 +8,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN, GELUActivation
 
+from optimum_mixq.architectures.base import Activation
 from optimum_mixq.architectures.describe import describe, replace_module
 from optimum_mixq.quant.grids import UniformGrid
+from optimum_mixq.quant.handover import Handover
 from optimum_mixq.quant.joint import JointProduct
 from optimum_mixq.quant.norms import RowLayerNorm, can_go_by_rows
 from optimum_mixq.quant.packed import PackedLinear
@@ -20,10 +22,12 @@ def fuse_layers(model: PreTrainedModel) -> None:
     fuse_activations(model)
     join_products(model)
     fuse_norms(model)
+    hand_over_codes(model)
 
 
 def separate_layers(model: PreTrainedModel) -> None:
     """Undo `fuse_layers`, in place."""
+    hand_over_numbers(model)
     separate_activations(model)
     separate_products(model)
     separate_norms(model)
@@ -34,17 +38,17 @@ def fuse_activations(model: PreTrainedModel) -> None:
 
     Other activations than the exact GELU stay modules of their own.
     """
-    for layer, name in _layers_before_activations(model):
-        if _is_exact_gelu(model.get_submodule(name)):
+    for layer, activation in _layers_before_activations(model):
+        if _is_exact_gelu(model.get_submodule(activation.module)):
             layer.fuse("gelu")
-            replace_module(model, name, nn.Identity())
+            replace_module(model, activation.module, nn.Identity())
 
 
 def separate_activations(model: PreTrainedModel) -> None:
     """Undo `fuse_activations`, in place."""
-    for layer, name in _layers_before_activations(model):
+    for layer, activation in _layers_before_activations(model):
         if layer.activation != "none":
-            replace_module(model, name, ACT2FN[layer.activation])
+            replace_module(model, activation.module, ACT2FN[layer.activation])
             layer.fuse("none")
 
 
@@ -78,6 +82,32 @@ def separate_norms(model: PreTrainedModel) -> None:
             replace_module(model, name, module.to_plain())
 
 
+def hand_over_codes(model: PreTrainedModel) -> None:
+    """Let norms and layers put out the codes of what alone reads them, in place, where kernels can: on NVIDIA GPUs."""
+    architecture = describe(model)
+    for norm in architecture.norms:
+        module = model.get_submodule(norm.norm)
+        reader = _reader_of([model.get_submodule(name) for name in norm.readers]) if norm.direct else None
+        if isinstance(module, RowLayerNorm) and reader is not None:
+            module.handover = Handover(reader)
+    for layer, activation in _layers_before_activations(model):
+        reader = None if activation.reader is None else _reader_of([model.get_submodule(activation.reader)])
+        if layer.activation != "none" and layer.joint is None and reader is not None:
+            layer.hand_over(Handover(reader))
+
+
+def hand_over_numbers(model: PreTrainedModel) -> None:
+    """Undo `hand_over_codes`, in place."""
+    for module in model.modules():
+        if isinstance(module, RowLayerNorm):
+            module.handover = None
+        elif isinstance(module, PackedLinear):
+            module.hand_over(None)
+            module.handover = None
+            if module.joint is not None:
+                module.joint.handover = None
+
+
 def share_grid(layers: Sequence[nn.Module]) -> bool:
     """Return whether all layers are packed and round their inputs to the same grid."""
     grids = [layer.input_grid for layer in layers if isinstance(layer, PackedLinear)]
@@ -99,12 +129,23 @@ def _are_equal(grid: UniformGrid, other: UniformGrid) -> bool:
     )
 
 
-def _layers_before_activations(model: PreTrainedModel) -> Iterator[tuple[PackedLinear, str]]:
+def _reader_of(layers: Sequence[nn.Module]) -> PackedLinear | JointProduct | None:
+    """Return what rounds the input of all these layers once, if they are packed."""
+    first = layers[0]
+    if not isinstance(first, PackedLinear):
+        return None
+    if len(layers) == 1:
+        return first if first.joint is None else None
+    joint = first.joint
+    return joint if joint is not None and set(joint.layers) == set(layers) else None
+
+
+def _layers_before_activations(model: PreTrainedModel) -> Iterator[tuple[PackedLinear, Activation]]:
     for block in describe(model).blocks:
         for activation in block.activations:
             layer = model.get_submodule(activation.layer)
             if isinstance(layer, PackedLinear):
-                yield layer, activation.module
+                yield layer, activation
 
 
 def _is_exact_gelu(activation: nn.Module) -> bool:

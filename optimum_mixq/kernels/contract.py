@@ -92,7 +92,7 @@ class Kernel(ABC):
 
     # Whether torch.compile may look inside `multiply`, to compute what follows a product together with it.
     transparent: ClassVar[bool] = False
-    # Whether there is `multiply_to_codes`, for products that only another product reads.
+    # Whether there are `multiply_to_codes` and `normalize_to_codes`, for what only another product reads.
     puts_out_codes: ClassVar[bool] = False
 
     def __init__(self, product: IntegerProduct) -> None:
@@ -112,6 +112,12 @@ class Kernel(ABC):
 
     def multiply_to_codes(self, codes: Tensor, rounding: Rounding, activation: Activation) -> Tensor:
         """Return what `multiply` would in float32, rounded to codes (..., O) as the next product takes them."""
+        raise NotImplementedError(f"{type(self).__name__} puts out no codes: ask its `puts_out_codes` first.")
+
+    def normalize_to_codes(
+        self, values: Tensor, weight: Tensor, bias: Tensor, eps: float, rounding: Rounding
+    ) -> Tensor:
+        """Return the LayerNorm of values (..., C), rounded to the codes that this kernel multiplies."""
         raise NotImplementedError(f"{type(self).__name__} puts out no codes: ask its `puts_out_codes` first.")
 
     @abstractmethod

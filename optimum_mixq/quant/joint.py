@@ -7,21 +7,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from optimum_mixq.kernels import IntegerProduct, Kernel, prepare_kernel
-from optimum_mixq.quant.codes import quantize_columns
+from optimum_mixq.kernels import IntegerProduct, Kernel, Rounding, prepare_kernel
+from optimum_mixq.quant.codes import take_codes
+from optimum_mixq.quant.handover import Handover
 
 
 class Member(Protocol):
     """What a joint product asks of its layers, which are `PackedLinear`."""
 
     weight: Tensor
-    input_bits: int
     out_features: int
     activation: Any
 
     def product(self) -> IntegerProduct: ...
 
-    def rounding(self) -> tuple[Tensor, Tensor]: ...
+    def rounding(self) -> Rounding: ...
 
     def join(self, joint: "JointProduct", place: int) -> None: ...
 
@@ -43,6 +43,7 @@ class JointProduct:
         self.layers = tuple(layers)
         self._last = len(self.layers) - 1 if last is None else last
         self._kernel: Kernel | None = None
+        self.handover: Handover | None = None  # from the module before
         self._input: Tensor | None = None  # what the outputs below were computed from
         self._outputs: dict[int, Tensor] = {}  # by place of the layer; those that were not taken yet
 
@@ -54,6 +55,7 @@ class JointProduct:
 
     def separate(self) -> None:
         """Let each layer multiply by itself again."""
+        self.handover = None
         for layer in self.layers:
             layer.leave()
 
@@ -87,17 +89,27 @@ class JointProduct:
     def prepare(self) -> None:
         """Build the kernel from the layers' buffers."""
         self._kernel = prepare_kernel(IntegerProduct.concatenate([layer.product() for layer in self.layers]))
-        self._multiplier, self._offset = self.layers[0].rounding()
+        self._rounding = self.layers[0].rounding()
+
+    @property
+    def kernel(self) -> Kernel:
+        """Return the kernel of all layers, prepared."""
+        if self._kernel is None:
+            self.prepare()
+        assert self._kernel is not None
+        return self._kernel
+
+    def rounding(self) -> Rounding:
+        """Return how an input becomes codes."""
+        return self.layers[0].rounding() if self._kernel is None else self._rounding
 
     def _forget(self) -> None:
         self._kernel, self._input, self._outputs = None, None, {}
 
     def _multiply(self, input: Tensor) -> tuple[Tensor, ...]:
-        if self._kernel is None:
-            self.prepare()
-        assert self._kernel is not None
-        codes = quantize_columns(input, self._multiplier, self._offset, self.layers[0].input_bits)
-        return self._kernel(codes, input.dtype).split([layer.out_features for layer in self.layers], -1)
+        kernel = self.kernel
+        codes, dtype = take_codes(input, self._rounding, self.handover)
+        return kernel(codes, dtype).split([layer.out_features for layer in self.layers], -1)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_kernel": None, "_input": None, "_outputs": {}}

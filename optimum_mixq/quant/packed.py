@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from optimum_mixq.kernels import Activation, IntegerProduct, Kernel, prepare_kernel
+from optimum_mixq.kernels import Activation, IntegerProduct, Kernel, Rounding, prepare_kernel
 from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.bitpacking import pack_codes, packed_size, unpack_codes
-from optimum_mixq.quant.codes import quantize_columns
+from optimum_mixq.quant.codes import take_codes
 from optimum_mixq.quant.grids import quantize
+from optimum_mixq.quant.handover import Handover
 from optimum_mixq.quant.layers import GriddedLinear, integer_bias
 from optimum_mixq.quant.stored_grids import StoredGrids
 
@@ -34,7 +35,8 @@ class PackedLinear(StoredGrids):
     | prepared | `prepare`, which filling, loading, copying and moving call | a kernel of its own | multiplies |
     | joined | `JointProduct.join`, until `leave` | the joint product, and the layer's place in it | asks it |
 
-    `fuse` adds an activation to a layer that is empty or prepared; a layer that is joined has none.
+    `fuse` adds an activation to a layer that is empty or prepared; a layer that is joined has none. With `hand_over`,
+    what it puts out are codes for the next layer, where the kernel can.
     """
 
     weight: Tensor
@@ -62,6 +64,8 @@ class PackedLinear(StoredGrids):
         self._kernel: Kernel | None = None
         self._joint: JointProduct | None = None
         self._place = 0  # in the joint product
+        self.handover: Handover | None = None  # from the module before
+        self._next: Handover | None = None  # to the layer behind
 
     @classmethod
     @torch.no_grad()
@@ -113,7 +117,7 @@ class PackedLinear(StoredGrids):
         """Build the integer kernel from the buffers: call it after filling them by hand."""
         if self._joint is None:
             self._kernel = prepare_kernel(self.product())
-            self._multiplier, self._offset = self.rounding()
+            self._rounding = self._make_rounding()
         elif self._place == 0:
             self._joint.prepare()
 
@@ -128,10 +132,21 @@ class PackedLinear(StoredGrids):
             self.arithmetic.weight_codes(codes, grid, inputs.scale),
         )
 
-    def rounding(self) -> tuple[Tensor, Tensor]:
-        """Return what an input is multiplied by, and what is added, before its floor is its code; both (C,)."""
+    @property
+    def kernel(self) -> Kernel:
+        """Return the layer's own kernel, prepared."""
+        if self._kernel is None:
+            self.prepare()
+        assert self._kernel is not None
+        return self._kernel
+
+    def rounding(self) -> Rounding:
+        """Return how an input becomes codes."""
+        return self._make_rounding() if self._kernel is None else self._rounding
+
+    def _make_rounding(self) -> Rounding:
         grid = self.input_grid
-        return 1 / grid.scale, grid.zero_point + 0.5
+        return Rounding(1 / grid.scale, grid.zero_point + 0.5, grid.bits)
 
     def join(self, joint: "JointProduct", place: int) -> None:
         """Take a place in a joint product with other layers: `JointProduct.join` calls it."""
@@ -148,18 +163,22 @@ class PackedLinear(StoredGrids):
                 "Expected a layer that multiplies alone, found one in a joint product: separate it first."
             )
         self.activation = activation
+        if activation == "none":  # the module of the activation takes numbers
+            self._next = None
 
-    def quantize_input(self, input: Tensor) -> Tensor:
-        """Return the input's codes, uint8: the same arithmetic as `grids.quantize`, in fewer passes over memory."""
-        return quantize_columns(input, self._multiplier, self._offset, self.input_bits)
+    def hand_over(self, handover: Handover | None) -> None:
+        """Put out the codes of the layer behind, where the kernel can; None undoes it."""
+        self._next = handover
 
     def forward(self, input: Tensor) -> Tensor:
         if self._joint is not None:
             return self._joint.output_of(self._place, input)
-        if self._kernel is None:
-            self.prepare()
-        assert self._kernel is not None
-        return self._kernel(self.quantize_input(input), input.dtype, self.activation)
+        kernel = self.kernel
+        codes, dtype = take_codes(input, self._rounding, self.handover)
+        rounding = None if self._next is None or not kernel.puts_out_codes else self._next.rounding_of(codes)
+        if self._next is None or rounding is None:
+            return kernel(codes, dtype, self.activation)
+        return self._next.pass_on(kernel.to_codes(codes, rounding, self.activation), dtype)
 
     def __getstate__(self) -> dict:
         # oneDNN's opaque weight can be neither pickled nor copied; it is built again from the buffers.

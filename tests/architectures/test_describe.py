@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import pytest
 import torch
-from conftest import BUILDERS, WINDOWED
+from conftest import BUILDERS, TOWERS, WINDOWED, make_model
 from torch import nn
 from transformers import (
     BeitConfig,
@@ -18,12 +18,17 @@ from transformers import (
     Dinov2ForImageClassification,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
+    DINOv3ViTBackbone,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     DPTConfig,
     DPTForDepthEstimation,
     IJepaConfig,
     IJepaForImageClassification,
     SegformerConfig,
     SegformerForSemanticSegmentation,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipConfig,
     SiglipForImageClassification,
     SwinConfig,
@@ -72,6 +77,20 @@ FULL_SIZE = {
     ),
     "dinov2-with-registers-base": lambda: Dinov2WithRegistersForImageClassification(
         Dinov2WithRegistersConfig(image_size=518, patch_size=14)
+    ),
+    "dinov3-vits16": lambda: DINOv3ViTModel(DINOv3ViTConfig(num_register_tokens=4)),
+    "dinov3-vit7b16": lambda: DINOv3ViTModel(
+        DINOv3ViTConfig(
+            hidden_size=4096,
+            num_hidden_layers=40,
+            num_attention_heads=32,
+            intermediate_size=8192,
+            num_register_tokens=4,
+            use_gated_mlp=True,
+            hidden_act="silu",
+            query_bias=False,
+            value_bias=False,
+        )
     ),
     "beit-base": lambda: BeitForImageClassification(BeitConfig(use_relative_position_bias=True)),
     "clip-vit-base-patch16": lambda: CLIPForImageClassification(CLIPConfig(vision_config={"patch_size": 16})),
@@ -236,6 +255,26 @@ def test_a_class_without_classifier_or_embeddings_is_refused_with_the_classes_to
         describe(ViTForMaskedImageModeling(vit.config))
 
 
+def test_a_siglip_that_takes_patches_is_refused_with_the_one_that_takes_images():
+    sizes = {name: value for name, value in TOWERS["vision_config"].items() if name != "image_size"}
+    model = Siglip2VisionModel(Siglip2VisionConfig(**sizes, num_patches=16))
+    message = (
+        r"Expected a model of a supported type, found 'siglip2_vision_model' \(Siglip2VisionModel\): it takes images "
+        "that its processor has cut into patches, .* Checkpoints of SigLIP 2 for one resolution are of type 'siglip': "
+    )
+    with pytest.raises(ValueError, match=message):
+        MixQQuantizer.from_pretrained(model)
+
+
+def test_a_family_without_a_classifier_names_its_other_class_alone():
+    message = (
+        r"^Expected a model without a classifier \(DINOv3ViTModel, or a subclass\), found DINOv3ViTBackbone\. Load "
+        r"the checkpoint with AutoModel for its embeddings\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        describe(DINOv3ViTBackbone(make_model("dinov3").config))
+
+
 @pytest.mark.parametrize("pooling", [True, False])
 def test_a_backbone_has_the_blocks_of_its_classifier_and_its_pooler_for_a_head(vit, pooling):
     found, whole = describe(ViTModel(vit.config, add_pooling_layer=pooling)), describe(vit)
@@ -282,5 +321,6 @@ def test_some_take_any_image_size_and_the_others_one():
     sizes = {name: expected_image_size(build()) for name, build in BUILDERS.items()}
     any_size = {"swin", "padded_swin", "swinv2", "beit", "dinov2", "gated_dinov2", "dinov2_with_registers"}
     any_size |= {"segformer", "segmenting_segformer", "upernet", "yolos", "dpt", "depth_anything"}
+    any_size |= {"dinov3", "gated_dinov3"}
     assert {name for name, size in sizes.items() if size is None} == any_size
     assert {sizes[name] for name in sizes.keys() - any_size} == {(16, 16)}

@@ -50,9 +50,8 @@ def test_what_comes_after_the_last_block_is_reached_without_running_one(model):
     hidden = outputs[last][0]
     hidden = hidden[0] if isinstance(hidden, tuple) else hidden
     taps = {name: outputs[module][0] for name, module in tapped.items()}
-    found = task_of(model).logits(
-        model, finish(model, architecture, calls, torch.zeros_like(pixels[:1]), hidden, taps)
-    )
+    end = finish(model, architecture, calls, torch.zeros_like(pixels[:1]), hidden, taps)
+    found = task_of(model).logits(model, end)
     for hook in hooks:
         hook.remove()
     assert torch.equal(found, expected) and ran == []

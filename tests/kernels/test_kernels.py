@@ -72,6 +72,16 @@ def test_every_kernel_computes_the_exact_gelu_of_its_outputs(kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_autocast_does_not_touch_sums(kernel):
+    require(kernel)
+    own, codes = product(device=place_of(kernel)), torch.randint(0, 256, (21, 40), dtype=torch.uint8)
+    codes = codes.to(place_of(kernel))
+    expected = kernel(own)(codes)
+    with torch.autocast(codes.device.type, dtype=torch.bfloat16):
+        assert torch.equal(kernel(own)(codes), expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("sizes", [(24, 40), (10, 7)])
 def test_every_kernel_gives_its_operand_back(kernel, sizes):
     require(kernel)

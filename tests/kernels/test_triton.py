@@ -1,6 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Triton's kernels give what the reference does: on a GPU, or on a CPU in Triton's interpreter."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import DEVICE
@@ -10,12 +12,14 @@ from hypothesis import strategies as st
 from optimum_mixq.kernels import IntegerProduct, IntMMKernel, ReferenceKernel, TritonKernel, WeightCodes, choose_kernel
 from optimum_mixq.kernels.contract import Rounding
 from optimum_mixq.kernels.triton import kernel as triton_kernel
+from optimum_mixq.kernels.triton.devices import device_of
 from optimum_mixq.quant.arithmetics import arithmetic_of
 from optimum_mixq.quant.codes import quantize_columns
 from optimum_mixq.quant.grids import UniformGrid
 
 
-linear = pytest.importorskip("optimum_mixq.kernels.triton.linear", reason="Triton is not installed")
+pytest.importorskip("triton", reason="Triton is not installed")
+from optimum_mixq.kernels.triton import linear, norm
 
 
 def product(outputs, inputs, bits, arithmetic, seed=0):
@@ -113,6 +117,21 @@ def test_the_codes_that_it_puts_out_are_those_of_its_numbers(bits, activation):
     assert (found.int() - expected.int()).abs().max() <= 1 and (found != expected).float().mean() < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("columns", [7, 24, 100])
+def test_a_norm_puts_out_the_codes_of_its_numbers(columns, dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = (3 * torch.randn(2, 5, columns, generator=generator) + 1).to(DEVICE, dtype)
+    weight, bias = (torch.randn(columns, generator=generator).to(DEVICE, dtype) for _ in range(2))
+    rounding = Rounding(torch.full((columns,), 3.0, device=DEVICE), torch.full((columns,), 8.5, device=DEVICE), 4)
+    exact = torch.nn.functional.layer_norm(values.double(), (columns,), weight.double(), bias.double(), 1e-5)
+    expected = (exact * rounding.multiplier + rounding.offset).floor().clamp(0, 15)
+    found = norm.normalize_to_codes(values, weight, bias, 1e-5, rounding)
+    assert found.dtype == torch.uint8 and found.shape == values.shape
+    assert torch.equal(found.double(), expected) and len(found.unique()) > 3
+    assert norm.normalize_to_codes(values[:, :0], weight, bias, 1e-5, rounding).shape == (2, 0, columns)
+
+
 def test_codes_of_few_bits_lie_packed_in_memory():
     for bits, size in ((2, 16), (3, 32), (4, 32), (5, 64), (8, 64)):
         weight = TritonKernel(product(10, 64, bits, "column"))._weight
@@ -124,6 +143,14 @@ def test_codes_that_do_not_give_the_operand_are_not_used():
     other = IntegerProduct(own.operand.roll(1, 0), own.scale, own.bias, own.weight)
     kernel, codes = TritonKernel(other), random_codes(3, 40)
     assert kernel._weight.fields == 1 and torch.equal(kernel(codes), ReferenceKernel(other)(codes))
+
+
+def test_a_kernel_is_launched_where_its_tensors_are():
+    place = SimpleNamespace(is_cuda=True, device=torch.device("cuda:1"))
+    context = device_of(place)
+    assert isinstance(context, torch.cuda.device) and context.idx == 1
+    with device_of(torch.ones(1)):  # needs no GPU
+        pass
 
 
 def test_only_tiles_that_fit_the_rows_are_tried():

@@ -7,20 +7,23 @@ from optimum_mixq.architectures.families import (
     deit,
     depth_anything,
     dinov2,
+    dinov3_vit,
     dpt,
     ijepa,
     segformer,
     siglip,
+    siglip2,
     swin,
     swinv2,
     upernet,
     vit,
+    vit_mae,
     vit_msn,
     yolos,
 )
 
 
 __all__ = [
-    "beit", "clip", "deit", "depth_anything", "dinov2", "dpt", "ijepa", "segformer", "siglip", "swin", "swinv2",
-    "upernet", "vit", "vit_msn", "yolos",
+    "beit", "clip", "deit", "depth_anything", "dinov2", "dinov3_vit", "dpt", "ijepa", "segformer", "siglip", "siglip2",
+    "swin", "swinv2", "upernet", "vit", "vit_mae", "vit_msn", "yolos",
 ]  # fmt: skip

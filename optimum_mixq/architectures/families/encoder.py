@@ -35,6 +35,7 @@ class Names:
     heads: str = "num_attention_heads"  # an attribute of the attention, as the next one
     head_size: str = "head_dim"
     passing: tuple[str, ...] = ()
+    plain_scores: bool = True  # whether queries and keys are multiplied as their layers put them out
     plain_sums: bool = True  # whether what proj and fc2 put out is added to the hidden states as it is
 
 
@@ -69,26 +70,21 @@ class Encoder(Family):
 
 
 def transformer_block(
-    model: PreTrainedModel,
-    module: str,
-    name: str,
-    names: Names,
-    shift_foldable: bool = True,
-    plain_scores: bool = True,
+    model: PreTrainedModel, module: str, name: str, names: Names, shift_foldable: bool = True
 ) -> Block:
     """Return the block of one module."""
 
     def full(modules: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{module}.{each}" for each in modules)
 
-    (attention,), qkv, fc1 = full((names.attention,)), full(names.qkv), full(names.fc1)
+    (attention,), qkv, fc1, (fc2,) = full((names.attention,)), full(names.qkv), full(names.fc1), full((names.fc2,))
     units = (
         Unit(f"{name}.qkv", "qkv", qkv),
         Unit(f"{name}.qk", "qk", (), attention),
         Unit(f"{name}.av", "av", (), attention),
         Unit(f"{name}.proj", "proj", full((names.proj,))),
         Unit(f"{name}.fc1", "fc1", fc1),
-        Unit(f"{name}.fc2", "fc2", full((names.fc2,))),
+        Unit(f"{name}.fc2", "fc2", (fc2,)),
     )
     readers = zip(full(names.norms), (qkv, fc1), (shift_foldable, True), strict=False)
     residuals = zip(full((names.proj, names.fc2)), full(names.norms), strict=False) if names.plain_sums else ()
@@ -97,13 +93,13 @@ def transformer_block(
         name,
         module,
         units,
-        tuple(NormReaders(*each) for each in readers),
+        tuple(NormReaders(*each, direct=True) for each in readers),
         attention,
         getattr(own, names.heads),
         getattr(own, names.head_size),
-        plain_scores,
+        names.plain_scores,
         plain_output=True,
-        activations=(Activation(f"{module}.{names.activation}", fc1[0]),),
+        activations=(Activation(f"{module}.{names.activation}", fc1[0], None if len(fc1) > 1 else fc2),),
         residuals=tuple(Residual(*each) for each in residuals),
         passing=full(names.passing),
     )

@@ -58,14 +58,17 @@ class Swin(Family):
         stage = int(_numbers(module)[0])
         block = transformer_block(model, module, name, Names(), not _pads_windows(model, stage))
         # What attention puts out lies in windows: the hidden states that it is added to do not.
-        return replace(block, residuals=block.residuals[1:])
+        # Windows are padded and shifted, and their mask takes the dtype of what attention reads.
+        norms = (replace(block.norms[0], direct=False), *block.norms[1:])
+        return replace(block, norms=norms, residuals=block.residuals[1:])
 
     def merging(self, module: str, name: str) -> Block:
         """Return the patch merging of one module."""
         reduction = f"{module}.reduction"
         unit = Unit(f"{name}.reduction", "reduction", (reduction,))
         # Padding to even sizes happens before the LayerNorm here, so its shift reaches every row that the reader sees.
-        return Block(f"{name}.merging", module, (unit,), (NormReaders(f"{module}.norm", (reduction,)),))
+        norm = NormReaders(f"{module}.norm", (reduction,), direct=True)
+        return Block(f"{name}.merging", module, (unit,), (norm,))
 
     def _blocks(self, model: PreTrainedModel) -> Iterator[Block]:
         """Yield blocks as the forward runs them: `named_modules` of a stage lists its blocks before the merging."""

@@ -42,6 +42,13 @@ class TritonKernel(Kernel):
 
         return multiply(codes, self._weight, self._shift, self.scale, self.bias, torch.uint8, activation, rounding)
 
+    def normalize_to_codes(
+        self, values: Tensor, weight: Tensor, bias: Tensor, eps: float, rounding: Rounding
+    ) -> Tensor:
+        from optimum_mixq.kernels.triton.norm import normalize_to_codes
+
+        return normalize_to_codes(values, weight, bias, eps, rounding)
+
     def operand(self) -> Tensor:
         return self._weight.operand(self.scale)
 

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from optimum_mixq.kernels.contract import Activation, Rounding
+from optimum_mixq.kernels.triton.devices import device_of
 from optimum_mixq.kernels.triton.weights import HeldWeight
 
 
@@ -52,8 +53,9 @@ def multiply(
     count, outputs = rows.shape[0], len(scale)
     output = codes.new_empty((count, outputs), dtype=dtype if rounding is None else torch.uint8)
     if output.numel():
-        held = weight if count <= ROWS_IN_REGISTERS[weight.by_column] else unpack(weight, scale)
-        _launch(rows, held, shift, scale, bias, output, activation, rounding)
+        with device_of(rows):
+            held = weight if count <= ROWS_IN_REGISTERS[weight.by_column] else unpack(weight, scale)
+            _launch(rows, held, shift, scale, bias, output, activation, rounding)
     return output.view(*codes.shape[:-1], outputs)
 
 
@@ -129,8 +131,6 @@ def _or(values: Tensor | None, otherwise: Tensor) -> Tensor:
 def tiles_for(configurations: Sequence[Any], arguments: dict[str, Any], **_: Any) -> list[Any]:
     """Return the tiles that are worth trying: none that is mostly empty, or small next to very many rows."""
     rows = arguments["rows_up_to"]
-    if len(configurations) == 1:
-        return list(configurations)
     fitting = [tile for tile in configurations if tile.kwargs["ROWS"] <= max(16, rows)]
     return [tile for tile in fitting if tile.kwargs["ROWS"] >= 64] if rows > 512 else fitting
 

@@ -78,12 +78,12 @@ def place_learned(run: BlockRun) -> dict[str, nn.Module]:
 @torch.no_grad()
 def judge(run: BlockRun, expected: Sequence[Tensor], loss: Loss, first: int) -> float:
     """Return the mean loss of the block as the packed model computes it; the first image has the number `first`."""
-    total, row = 0.0, first
+    losses, row = [], first  # read at the end: that waits for the device
     for found, wanted in zip(run.outputs(), expected, strict=True):
         rows = torch.arange(row, row + len(found), device=found.device)
-        total += float(loss.measure(run.block, rows, found, wanted)) * len(found)
+        losses.append(loss.measure(run.block, rows, found, wanted).double() * len(found))
         row += len(found)
-    return total / (row - first)
+    return float(torch.stack(losses).sum()) / (row - first)
 
 
 def _train(run: BlockRun, expected: Sequence[Tensor], loss: Loss, budget: Budget, generator: torch.Generator) -> None:

@@ -90,6 +90,17 @@ def group_images(batches: Sequence[Batch], most: int) -> list[Batch]:
     return groups
 
 
+def _sum_damages(measured: Mapping[str, Mapping[Bits, Tensor]], first: int) -> Sums:
+    """Return the sums of damages (images,) of each unit at each width, moved to the host at once: that waits."""
+    found: Sums = {name: {} for name in measured}
+    rows = [row for damages in measured.values() for row in damages.values()]
+    keys = [(name, str(Bits(*bits))) for name, damages in measured.items() for bits in damages]
+    if rows:
+        for (name, bits), row in zip(keys, torch.stack(rows).cpu(), strict=True):
+            found[name][bits] = sum_images(row, first)
+    return found
+
+
 class _Measurement:
     """One table: the moments of damages over images, a few images at a time."""
 
@@ -141,7 +152,7 @@ class _Measurement:
 
     def _measure_group(self, group: Batch, signs: Tensor, first: int) -> Sums:
         """Return the damages, summed over the images from position `first` on."""
-        model, found = self.changes.model, Sums()
+        model, measured = self.changes.model, dict[str, Mapping[Bits, Tensor]]()
         pixels, signs = group.pixel_values.to(model.device, model.dtype), signs.to(model.device, model.dtype)
         labels = None if group.labels is None else group.labels.to(model.device)
         units, task = {unit.name: unit for unit in self.architecture.units}, task_of(model)
@@ -151,13 +162,10 @@ class _Measurement:
 
         for traces in trace_units(model, self.architecture, pixels, start):
             for name, trace in traces.items():
-                changes, found[name] = self.changes.of(units[name]), {}
+                changes, measured[name] = self.changes.of(units[name]), {}
                 if changes:
-                    damages = self.method.damages(trace, changes, self.inputs.baseline, len(pixels))
-                    rows = torch.stack(list(damages.values())).cpu()  # (bits, images), moved at once
-                    for bits, row in zip(damages, rows, strict=True):
-                        found[name][str(Bits(*bits))] = sum_images(row, first)
-        return found
+                    measured[name] = self.method.damages(trace, changes, self.inputs.baseline, len(pixels))
+        return _sum_damages(measured, first)
 
     def _make_table(self, sums: Sums, images: int) -> SensitivityTable:
         units = [unit.name for unit in self.architecture.units]

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 # Accelerate is imported where training starts: `import optimum_mixq` should not wait for it.
 
+# Steps from one loss that the progress bar shows to the next.
+SHOWN_STEPS = 10
+
 
 @dataclass(frozen=True)
 class EpochResult:
@@ -160,7 +163,8 @@ class _Training:
         if self.average is not None:
             self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         bar.update()
-        bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
+        if self.step % SHOWN_STEPS == 0:  # asking for a number waits for the device
+            bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
         at_end = self.step % self.steps_per_epoch == 0
         if self.config.save_steps and self.step % self.config.save_steps == 0 and not at_end:
             self._save_state()

@@ -106,6 +106,9 @@ def gradient_of_logits(model, pixels):
         lambda values, factor: torch.mul(values, factor),
         lambda values, factor: values.mul(factor),
         lambda values, factor: 3.0 * values,
+        lambda values, factor: -values,
+        lambda values, factor: values.neg(),
+        lambda values, factor: torch.neg(values),
     ],
 )
 def test_a_factor_that_does_not_depend_on_the_image_changes_no_relevance(vit, scale):
