@@ -13,6 +13,7 @@ from optimum_mixq.integration.fusion import hand_over_numbers, separate_activati
 from optimum_mixq.kernels import ReferenceKernel, registry
 from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.quant.codes import quantize_columns
+from optimum_mixq.tasks import run_model
 
 
 class HandingKernel(ReferenceKernel):
@@ -48,7 +49,7 @@ def packed(name, bits=4, **options):
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
