@@ -22,12 +22,16 @@ from transformers import (
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    DPTConfig,
+    DPTForDepthEstimation,
     IJepaConfig,
     IJepaForImageClassification,
     PreTrainedModel,
@@ -205,6 +209,32 @@ def build_segmenting_segformer() -> PreTrainedModel:
     return SegformerForSemanticSegmentation(SegformerConfig(**REDUCED))
 
 
+# Two blocks are read, made maps of 8 x 8 and 4 x 4, and fused.
+FUSED = {"neck_hidden_sizes": [6, 8], "reassemble_factors": [2, 1], "fusion_hidden_size": 8}
+
+
+def build_dpt() -> PreTrainedModel:
+    model = DPTForDepthEstimation(DPTConfig(**SHALLOW, **FUSED, backbone_out_indices=[0, 1]))
+    return _see_something(model, model.head.head[-2])
+
+
+def build_depth_anything() -> PreTrainedModel:
+    backbone = Dinov2Config(
+        **SCALED, out_features=["stage1", "stage2"], reshape_hidden_states=False, apply_layernorm=True
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone, patch_size=4, reassemble_hidden_size=24, head_hidden_size=6, **FUSED
+    )
+    model = DepthAnythingForDepthEstimation(config)
+    return _see_something(model, model.head.conv3)
+
+
+def _see_something(model: PreTrainedModel, last: torch.nn.Module) -> PreTrainedModel:
+    """Keep the last convolution away from negative numbers, which depth is cut off at."""
+    last.bias.data.fill_(2.0)
+    return model
+
+
 def build_upernet() -> PreTrainedModel:
     """Three stages of a Swin, the first of which shifts its windows, under a decode head and another for training.
 
@@ -237,6 +267,8 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "siglip_vision": build_siglip_vision,
     "swinv2": build_swinv2,
     "yolos": build_yolos,
+    "dpt": build_dpt,
+    "depth_anything": build_depth_anything,
     "segformer": build_segformer,
     "segmenting_segformer": build_segmenting_segformer,
     "upernet": build_upernet,

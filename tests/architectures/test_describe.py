@@ -12,6 +12,8 @@ from transformers import (
     CLIPForImageClassification,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2WithRegistersConfig,
@@ -19,6 +21,8 @@ from transformers import (
     DINOv3ViTBackbone,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    DPTConfig,
+    DPTForDepthEstimation,
     IJepaConfig,
     IJepaForImageClassification,
     SegformerConfig,
@@ -95,6 +99,31 @@ FULL_SIZE = {
         SiglipConfig(vision_config={"vision_use_head": False})
     ),
     "swinv2-tiny-window8-256": lambda: Swinv2ForImageClassification(Swinv2Config(image_size=256, window_size=8)),
+    "dpt-large": lambda: DPTForDepthEstimation(
+        DPTConfig(
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            backbone_out_indices=[5, 11, 17, 23],
+            neck_hidden_sizes=[256, 512, 1024, 1024],
+        )
+    ),
+    "depth-anything-v2-small": lambda: DepthAnythingForDepthEstimation(
+        DepthAnythingConfig(
+            backbone_config=Dinov2Config(
+                hidden_size=384,
+                num_attention_heads=6,
+                image_size=518,
+                patch_size=14,
+                out_indices=[3, 6, 9, 12],
+                reshape_hidden_states=False,
+            ),
+            reassemble_hidden_size=384,
+            neck_hidden_sizes=[48, 96, 192, 384],
+            fusion_hidden_size=64,
+        )
+    ),
     "yolos-base": lambda: YolosForObjectDetection(YolosConfig(image_size=(800, 1344))),
     "yolos-tiny": lambda: YolosForObjectDetection(
         YolosConfig(
@@ -291,7 +320,7 @@ def test_a_layer_without_a_place_is_named(vit):
 def test_some_take_any_image_size_and_the_others_one():
     sizes = {name: expected_image_size(build()) for name, build in BUILDERS.items()}
     any_size = {"swin", "padded_swin", "swinv2", "beit", "dinov2", "gated_dinov2", "dinov2_with_registers"}
+    any_size |= {"segformer", "segmenting_segformer", "upernet", "yolos", "dpt", "depth_anything"}
     any_size |= {"dinov3", "gated_dinov3"}
-    any_size |= {"segformer", "segmenting_segformer", "upernet"}
     assert {name for name, size in sizes.items() if size is None} == any_size
     assert {sizes[name] for name in sizes.keys() - any_size} == {(16, 16)}

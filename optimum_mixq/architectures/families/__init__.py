@@ -5,8 +5,10 @@ from optimum_mixq.architectures.families import (
     beit,
     clip,
     deit,
+    depth_anything,
     dinov2,
     dinov3_vit,
+    dpt,
     ijepa,
     segformer,
     siglip,
@@ -22,6 +24,6 @@ from optimum_mixq.architectures.families import (
 
 
 __all__ = [
-    "beit", "clip", "deit", "dinov2", "dinov3_vit", "ijepa", "segformer", "siglip", "siglip2", "swin", "swinv2",
-    "upernet", "vit", "vit_mae", "vit_msn", "yolos",
+    "beit", "clip", "deit", "depth_anything", "dinov2", "dinov3_vit", "dpt", "ijepa", "segformer", "siglip", "siglip2",
+    "swin", "swinv2", "upernet", "vit", "vit_mae", "vit_msn", "yolos",
 ]  # fmt: skip

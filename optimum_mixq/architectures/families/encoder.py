@@ -2,7 +2,7 @@
 """What most families have in common: a chain of blocks with attention and an MLP, each after a LayerNorm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -53,7 +53,12 @@ class Encoder(Family):
             transformer_block(model, name, f"blocks.{number}", self.names_in(model))
             for number, name in enumerate(modules)
         ]
-        return assemble(model, self.model_type, self.heads, blocks, self.stem, self.left_float(model))
+        found = assemble(model, self.model_type, self.heads, blocks, self.stem, self.left_float(model))
+        return replace(found, taps=self.taps(model))
+
+    def taps(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Return the names of blocks whose hidden states are read by more than the next block."""
+        return ()
 
     def names_in(self, model: PreTrainedModel) -> Names:
         """Return the names in the blocks of one model."""
