@@ -19,6 +19,7 @@ import pairs
 import peers
 import reconstruction
 import sensitivity
+import synthetic
 from common import geometric_mean, read_results
 
 from optimum_mixq import DEMO_MODELS, demo_model_path
@@ -51,7 +52,7 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "deployment": deployment_tables.table_of_times,
             "deployment_accuracy": deployment_tables.table_of_accuracy,
             "deployment_attention": deployment_tables.table_of_attention, "choosing": choosing.table,
-            "reconstruction": reconstruction.table, "peers": peers.table,
+            "reconstruction": reconstruction.table, "synthetic": synthetic.table, "peers": peers.table,
         },
     }  # fmt: skip
 

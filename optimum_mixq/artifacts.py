@@ -124,6 +124,7 @@ class SensitivityTable:
     fingerprint: dict[str, str] = field(default_factory=dict)
     errors: Rows | None = None
     halves: tuple[Rows, Rows] | None = None
+    image_size: tuple[int, int] | None = None  # (height, width), where it is known
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", _with_bits(self.table))
@@ -198,6 +199,9 @@ class SensitivityTable:
             if table.get("halves") is not None:
                 even, odd = map(_parse_rows, table["halves"])
                 table["halves"] = (even, odd)
+            if table.get("image_size") is not None:
+                height, width = table["image_size"]
+                table["image_size"] = (int(height), int(width))
             return cls(**table)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise _foreign(path, "sensitivity", error) from error

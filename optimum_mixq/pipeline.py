@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.measuring import on_fitting_threads, threads_for
+from optimum_mixq.architectures.measuring import image_size_of, on_fitting_threads, threads_for
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch, Images, first_images, take_images
@@ -218,7 +218,7 @@ def sweep_plans(
     average_bits: Sequence[float],
 ) -> list[BitPlan]:
     """Return the best plan for each average of bits, from the same measurements: the whole frontier."""
-    costs = measure_costs(model, config.arithmetic, config.stem_and_head_bits)
+    costs = measure_costs(model, config.arithmetic, config.stem_and_head_bits, sensitivity.image_size)
     return best_plans_of_averages(relevance, sensitivity, costs, config.budget, average_bits)
 
 
@@ -250,7 +250,8 @@ class Measurements:
 
     @cached_property
     def costs(self) -> UnitCosts:
-        return measure_costs(self.model, self.config.arithmetic, self.config.stem_and_head_bits)
+        size = image_size_of(self.choosing_images)
+        return measure_costs(self.model, self.config.arithmetic, self.config.stem_and_head_bits, size)
 
     @cached_property
     def relevance(self) -> LayerRelevance:

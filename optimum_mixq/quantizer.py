@@ -17,7 +17,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from optimum_mixq.architectures.describe import describe
-from optimum_mixq.architectures.measuring import threads_for
+from optimum_mixq.architectures.measuring import image_size_of, threads_for
 from optimum_mixq.architectures.rebuilding import require_rebuildable, require_same_shape
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
@@ -43,7 +43,7 @@ from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
 from optimum_mixq.stages.training.objective import require_lesson
 from optimum_mixq.tasks import task_of
-from optimum_mixq.tasks.loading import load_model, take_part
+from optimum_mixq.tasks.loading import load_model, load_with, take_part
 from optimum_mixq.utils.folders import appearing_folder, make_work_folder, require_empty, work_folder
 
 
@@ -143,9 +143,12 @@ class MixQQuantizer(OptimumQuantizer):
         base = float_model or (opened.quantized.config.record or {}).get("base_model")
         if base is None:
             raise ValueError(f"{folder} does not say which float model it was made from: name it (--float-model).")
-        task = task_of(opened.quantized.model).hub_task
-        quantizer = cls.from_pretrained(base, opened.processor, token=token, task=task)
-        require_same_shape(quantizer.model, opened.quantized.model, str(folder))
+        packed, processor = opened.quantized.model, opened.processor
+        if not isinstance(base, torch.nn.Module):
+            processor = processor or load_processor(base, {"token": token})
+            base = load_with(type(packed), base, dtype=torch.float32, token=token)
+        quantizer = cls.from_pretrained(base, processor, task=task_of(packed).hub_task)
+        require_same_shape(quantizer.model, packed, str(folder))
         quantizer.result, quantizer.known = opened.quantized, opened.known
         quantizer.selection = Selection(opened.served)
         return quantizer
@@ -177,9 +180,9 @@ class MixQQuantizer(OptimumQuantizer):
         """
         config = config or MixQConfig()
         target = None if save_dir is None else self._require_target(Path(save_dir))
-        given = self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         calibration = self.selection.calibration(images, config)
+        given = self._read_plan(plan, config, calibration)
         work = None if target is None else work_folder(target)
         if given is not None:
             quantized = quantize_model(
@@ -212,12 +215,12 @@ class MixQQuantizer(OptimumQuantizer):
         target = None if save_dir is None else self._require_target(Path(save_dir))
         training = training or MixQTrainingConfig()
         require_lesson(task_of(self.model), training)
-        chosen = self.plan if plan is None else self._read_plan(plan, config)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         if training.distillation < 1:  # then labels have to be the model's
             images = open_images(images, self.model, self.processor, "evaluation")
         images = watch(images)
         calibration = self.selection.calibration(images, config)
+        chosen = self.plan if plan is None else self._read_plan(plan, config, calibration)
         held: list[Batch] = []
         if evaluation is not None:
             self.selection.training(images)
@@ -273,7 +276,7 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> BitPlan:
         """Return the best plan within the configuration's budget, from what was measured; nothing is run."""
         config = config or MixQConfig()
-        costs = measure_costs(self.model, config.arithmetic, config.stem_and_head_bits)
+        costs = measure_costs(self.model, config.arithmetic, config.stem_and_head_bits, sensitivity.image_size)
         plan = best_plan(relevance, sensitivity, costs, config.budget)
         return add_certainty(plan, relevance, sensitivity, costs, config.budget)
 
@@ -383,7 +386,9 @@ class MixQQuantizer(OptimumQuantizer):
         """Return the configuration that the quantized model was made with, else the default."""
         return MixQConfig() if self.result is None else dataclasses.replace(self.result.config, plan=None, record=None)
 
-    def _read_plan(self, plan: BitPlan | str | Path | None, config: MixQConfig) -> BitPlan | None:
+    def _read_plan(
+        self, plan: BitPlan | str | Path | None, config: MixQConfig, calibration: Sequence[Tensor]
+    ) -> BitPlan | None:
         """Return the plan that was given, or None for one that is to be chosen."""
         if plan is None or plan == "mixed":
             return None
@@ -391,7 +396,7 @@ class MixQQuantizer(OptimumQuantizer):
             plan,
             describe(self.model),
             config.budget,
-            measure_costs(self.model, config.arithmetic, config.stem_and_head_bits),
+            measure_costs(self.model, config.arithmetic, config.stem_and_head_bits, image_size_of(calibration)),
         )
 
     def _choose(

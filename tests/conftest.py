@@ -17,13 +17,21 @@ from transformers import (
     BeitForImageClassification,
     CLIPConfig,
     CLIPForImageClassification,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    DPTConfig,
+    DPTForDepthEstimation,
     IJepaConfig,
     IJepaForImageClassification,
     PreTrainedModel,
@@ -32,6 +40,8 @@ from transformers import (
     SegformerForSemanticSegmentation,
     SiglipConfig,
     SiglipForImageClassification,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     SwinConfig,
     SwinForImageClassification,
     Swinv2Config,
@@ -132,6 +142,16 @@ def build_dinov2_with_registers() -> PreTrainedModel:
     return Dinov2WithRegistersForImageClassification(Dinov2WithRegistersConfig(**SCALED))
 
 
+def build_dinov3() -> PreTrainedModel:
+    """A class token and three registers are not rotated."""
+    return DINOv3ViTModel(DINOv3ViTConfig(**SHALLOW, num_register_tokens=3))
+
+
+def build_gated_dinov3() -> PreTrainedModel:
+    """As the largest DINOv3 are."""
+    return DINOv3ViTModel(DINOv3ViTConfig(**SHALLOW, num_register_tokens=3, use_gated_mlp=True, hidden_act="silu"))
+
+
 def build_beit() -> PreTrainedModel:
     return BeitForImageClassification(
         BeitConfig(**SHALLOW, use_relative_position_bias=True, layer_scale_init_value=0.5)
@@ -144,6 +164,15 @@ def build_clip() -> PreTrainedModel:
 
 def build_siglip() -> PreTrainedModel:
     return SiglipForImageClassification(SiglipConfig(**TOWERS))
+
+
+def build_clip_vision() -> PreTrainedModel:
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWERS["vision_config"], projection_dim=8))
+
+
+def build_siglip_vision() -> PreTrainedModel:
+    """With the head that pools patches."""
+    return SiglipVisionModel(SiglipVisionConfig(**TOWERS["vision_config"]))
 
 
 def build_swinv2() -> PreTrainedModel:
@@ -180,12 +209,41 @@ def build_segmenting_segformer() -> PreTrainedModel:
     return SegformerForSemanticSegmentation(SegformerConfig(**REDUCED))
 
 
+# Two blocks are read, made maps of 8 x 8 and 4 x 4, and fused.
+FUSED = {"neck_hidden_sizes": [6, 8], "reassemble_factors": [2, 1], "fusion_hidden_size": 8}
+
+
+def build_dpt() -> PreTrainedModel:
+    model = DPTForDepthEstimation(DPTConfig(**SHALLOW, **FUSED, backbone_out_indices=[0, 1]))
+    return _see_something(model, model.head.head[-2])
+
+
+def build_depth_anything() -> PreTrainedModel:
+    backbone = Dinov2Config(
+        **SCALED, out_features=["stage1", "stage2"], reshape_hidden_states=False, apply_layernorm=True
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone, patch_size=4, reassemble_hidden_size=24, head_hidden_size=6, **FUSED
+    )
+    model = DepthAnythingForDepthEstimation(config)
+    return _see_something(model, model.head.conv3)
+
+
+def _see_something(model: PreTrainedModel, last: torch.nn.Module) -> PreTrainedModel:
+    """Keep the last convolution away from negative numbers, which depth is cut off at."""
+    last.bias.data.fill_(2.0)
+    return model
+
+
 def build_upernet() -> PreTrainedModel:
-    """Three stages of a Swin, the first of which shifts its windows, under a decode head and another for training."""
+    """Three stages of a Swin, the first of which shifts its windows, under a decode head and another for training.
+
+    Maps are not pooled to 1 x 1: torch multiplies such a one in an order that depends on where weights lie in memory.
+    """
     swin = SwinConfig(
         **WINDOWED | {"depths": [2, 1, 1], "num_heads": [1, 2, 2]}, out_features=["stage1", "stage2", "stage3"]
     )
-    heads = {"hidden_size": 8, "auxiliary_channels": 8, "auxiliary_in_channels": 32, "pool_scales": [1, 2]}
+    heads = {"hidden_size": 8, "auxiliary_channels": 8, "auxiliary_in_channels": 32, "pool_scales": [2, 4]}
     return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=swin, num_labels=5, **heads))
 
 
@@ -200,11 +258,17 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "dinov2": build_dinov2,
     "gated_dinov2": build_gated_dinov2,
     "dinov2_with_registers": build_dinov2_with_registers,
+    "dinov3": build_dinov3,
+    "gated_dinov3": build_gated_dinov3,
     "beit": build_beit,
     "clip": build_clip,
     "siglip": build_siglip,
+    "clip_vision": build_clip_vision,
+    "siglip_vision": build_siglip_vision,
     "swinv2": build_swinv2,
     "yolos": build_yolos,
+    "dpt": build_dpt,
+    "depth_anything": build_depth_anything,
     "segformer": build_segformer,
     "segmenting_segformer": build_segmenting_segformer,
     "upernet": build_upernet,

@@ -46,3 +46,18 @@ def test_masks_boxes_and_classes_tell_of_the_same_objects(scenes, source):
             left, top, right, bottom = box
             inside = scene.mask[top:bottom, left:right] == number + 1
             assert inside.any(0)[[0, -1]].all() and inside.any(1)[[0, -1]].all()  # it touches all four sides
+
+
+def test_objects_are_given_to_a_detectors_loss_in_parts_of_the_scene(scenes, source):
+    import train_scene_detector
+
+    made = list(scenes.compose_scenes(*source, range(3), "train"))
+    pixels, objects = train_scene_detector.to_batch(made)
+    assert pixels.shape == (3, 3, scenes.SIDE, scenes.SIDE)
+    for scene, given in zip(made, objects, strict=True):
+        assert torch.equal(given["class_labels"], scene.classes)
+        center, sides = given["boxes"].split(2, -1)
+        corners = scenes.SIDE * torch.cat([center - sides / 2, center + sides / 2], -1)
+        torch.testing.assert_close(corners, scene.boxes)
+    for name in ("train_scene_detector", "train_scene_models"):
+        del sys.modules[name]

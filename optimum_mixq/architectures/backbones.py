@@ -4,10 +4,10 @@
 from collections.abc import Collection, Mapping
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from optimum_mixq.architectures.base import class_names
-from optimum_mixq.architectures.registry import FAMILIES, family_of
+from optimum_mixq.architectures.registry import ENCODERS, FAMILIES, REFUSED, family_of
 
 
 def is_backbone(model: PreTrainedModel) -> bool:
@@ -18,6 +18,25 @@ def is_backbone(model: PreTrainedModel) -> bool:
 def is_backbone_name(name: str) -> bool:
     """Return whether a class of this name is a model without a classifier of some family."""
     return any(name in family.backbones for family in FAMILIES)
+
+
+def class_for_embeddings(config: PreTrainedConfig) -> str | None:
+    """Return the name of the class that loads a checkpoint for its embeddings, or None where AutoModel knows it.
+
+    Of several classes with one configuration AutoModel takes the first, such as a CLIP without its projection.
+    """
+    saved = (name for name in config.architectures or () if is_backbone_name(name))
+    return next(saved, ENCODERS.get(config.model_type))
+
+
+def has_only_an_encoder(config: PreTrainedConfig) -> bool:
+    """Return whether nothing but the image encoder of a checkpoint serves here, whatever its class is."""
+    return config.model_type in ENCODERS and config.model_type in REFUSED
+
+
+def take_without_head(model: PreTrainedModel) -> PreTrainedModel:
+    """Return what stands under the head of a classifier in memory."""
+    return family_of(model).without_head(model)
 
 
 def read_embedding(model: PreTrainedModel, outputs: Mapping[str, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 UnitKind = Literal["qkv", "q", "kv", "qk", "av", "proj", "fc1", "fc2", "reduction"]
 # Takes the arguments of a torch function and returns its output, with a rule of relevance for backward, or None where
 # no rule applies.
-Rule = Callable[..., Tensor | None]
+Rule = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,10 @@ class Family(ABC):
         pooled = outputs.get("pooler_output")
         return outputs["last_hidden_state"][:, 0] if pooled is None else pooled
 
+    def without_head(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return what stands under the head of a classifier in memory."""
+        return model.base_model
+
     def rules(self) -> Mapping[Callable[..., Any], Rule]:
         """Return the rules of relevance for what this family's forward calls, by torch function.
 
@@ -212,8 +216,11 @@ class Family(ABC):
 
 
 def model_type_of(model: nn.Module) -> str:
-    """Return the model type of a configuration, or the class name of a module without one."""
-    return getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
+    """Return the model type of a configuration's class, or the class name of a module without one.
+
+    A configuration that was read from a file of another type keeps that one's name (transformers 5.23).
+    """
+    return getattr(type(getattr(model, "config", None)), "model_type", None) or type(model).__name__
 
 
 def class_names(model: nn.Module) -> set[str]:
@@ -233,7 +240,7 @@ def find_module(model: nn.Module, suffix: str) -> str:
 
 def linear_layers_of(model: nn.Module, head: str) -> tuple[str, ...]:
     """Return the linear layers of a head: itself, those of an MLP, or none where features come out as they are."""
-    modules = (getattr(model, head, None) or nn.Identity()).named_modules(prefix=head)
+    modules = (dict(model.named_modules()).get(head) or nn.Identity()).named_modules(prefix=head)
     return tuple(name for name, module in modules if hasattr(module, "in_features"))  # quantized ones have it too
 
 

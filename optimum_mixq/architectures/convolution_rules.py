@@ -40,6 +40,31 @@ class PositiveConvolution(Function):
         return positive + left / input[0].numel(), None, None, *(None for _ in ctx.where)
 
 
+class PositiveTransposedConvolution(Function):
+    """y = conv_transpose(x, W) + b with the rule of `PositiveConvolution`."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.where = (stride, padding)
+        return F.conv_transpose2d(input, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        absolute, magnitude = input.abs(), weight.abs()
+        product, total = (
+            F.conv_transpose2d(values, kernel, None, *ctx.where)
+            for values, kernel in ((input, weight), (absolute, magnitude))
+        )
+        even = 1e-6 * total + torch.finfo(total.dtype).tiny * 1e8
+        per_output = relevance / (((product + total) / 2).clamp_(min=0) + even)
+        signed, unsigned = (F.conv2d(per_output, kernel, None, *ctx.where) for kernel in (weight, magnitude))
+        positive = (input * signed + absolute * unsigned) / 2
+        left = relevance.sum((1, 2, 3), keepdim=True) - positive.sum((1, 2, 3), keepdim=True)
+        return positive + left / input[0].numel(), None, None, None, None
+
+
 class Resizing(Function):
     """y = x resized, each output a weighted mean of inputs: the z+ rule, even where nothing is positive (`Mean`)."""
 
@@ -76,9 +101,28 @@ def convolution(
     return PositiveConvolution.apply(input, weight, bias, stride, padding, dilation, groups)
 
 
-def resizing(input: Tensor, size: Any = None, **options: Any) -> Tensor | None:
+def transposed_convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, *others: Any
+) -> Tensor | None:
+    """Follow the rule of a transposed convolution of hidden states without further options, as none has them."""
+    if not input.requires_grad:
+        return None
+    return PositiveTransposedConvolution.apply(input, weight, bias, stride, padding)
+
+
+def resizing(
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    **options: Any,
+) -> Tensor | None:
     """Follow the rule of `F.interpolate`, by bilinear or nearest numbers."""
-    return Resizing.apply(input, partial(F.interpolate, size=size, **options)) if input.requires_grad else None
+    if not input.requires_grad:
+        return None
+    chosen = {"size": size, "scale_factor": scale_factor, "mode": mode, "align_corners": align_corners}
+    return Resizing.apply(input, partial(F.interpolate, **chosen, **options))
 
 
 def pooling(input: Tensor, output_size: Any) -> Tensor | None:

@@ -22,7 +22,7 @@ from optimum_mixq.architectures.base import (
     class_names,
     replace_module,
 )
-from optimum_mixq.architectures.registry import family_of
+from optimum_mixq.architectures.registry import ENCODERS, family_of
 
 
 __all__ = [
@@ -46,9 +46,9 @@ __all__ = [
 def describe(model: PreTrainedModel) -> Architecture:
     """Return the `Architecture` of a model of a registered family (docs/supported-models.md).
 
-    The model is an image classifier, or one without a classifier that is used for its embeddings. Every `nn.Linear`
-    and `nn.Conv2d` of the model stands in exactly one place of the result: stem, heads, one unit, or the layers that
-    are left float.
+    The model is an image classifier, one without a classifier that is used for its embeddings, or one for a further
+    task of its family. Every `nn.Linear` and `nn.Conv2d` of the model stands in exactly one place of the result: stem,
+    heads, one unit, or the layers that are left float.
     """
     _refuse_wrapped(model)
     family = family_of(model)
@@ -93,6 +93,8 @@ def _describe_other_class(model: PreTrainedModel, family: Family) -> str:
     if family.backbones:
         expected.append(f"a model without a classifier ({', '.join(family.backbones)}, or a subclass)")
         ways.append("with AutoModel for its embeddings")
+    if family.model_type in ENCODERS:
+        ways.append(f"with {ENCODERS[family.model_type]} for the embeddings of its images")
     for task, names in family.further.items():
         expected.append(f"a model for {task} ({', '.join(names)}, or a subclass)")
         ways.append(f"as one of these with task='{task}'")

@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Runs a model to measure it, and leaves it as it was."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
@@ -40,9 +40,15 @@ def measuring(model: nn.Module) -> Iterator[None]:
             vars(module).update(values)
 
 
-def blank_images(model: PreTrainedModel, count: int) -> Tensor:
-    """Return images of zeros, (count, C, H, W), of the size that the model is configured for."""
-    height, width = configured_image_size(model)
+def image_size_of(batches: Iterable[Tensor]) -> tuple[int, int] | None:
+    """Return the (height, width) of the first of some batches of images (B, C, H, W); None if there is none."""
+    first = next(iter(batches), None)
+    return None if first is None else (first.shape[2], first.shape[3])
+
+
+def blank_images(model: PreTrainedModel, count: int, size: tuple[int, int] | None = None) -> Tensor:
+    """Return images of zeros, (count, C, H, W), of the given size, or else of the one in the model's configuration."""
+    height, width = size or configured_image_size(model)
     require_image_size(model, (height, width))
     return torch.zeros(count, configured_channels(model), height, width, dtype=model.dtype, device=model.device)
 

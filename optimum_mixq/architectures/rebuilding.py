@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.backbones import drop_as, is_backbone
+from optimum_mixq.architectures.base import model_type_of
 from optimum_mixq.architectures.describe import configured_image_size, describe
 
 
@@ -51,7 +52,7 @@ def _describe_shape(model: PreTrainedModel) -> tuple[str, str, str]:
     layers = [model.get_submodule(name) for name in (*architecture.unit_of_module, *architecture.heads)]
     sizes = sorted({(layer.in_features, layer.out_features) for layer in layers})
     sides = configured_image_size(model)
-    return model.config.model_type, f"{sides[0]} x {sides[1]}", f"{len(layers)} of {sizes}"
+    return model_type_of(model), f"{sides[0]} x {sides[1]}", f"{len(layers)} of {sizes}"
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,10 @@ from optimum_mixq.architectures.base import Family, model_type_of
 
 # In the order in which they are asked.
 FAMILIES: list[Family] = []
+# By type of checkpoint, the class of transformers that takes its image encoder, where AutoModel's class is another.
+ENCODERS: dict[str, str] = {}
+# By type of model, why it is not supported, for people.
+REFUSED: dict[str, str] = {}
 
 
 def register_family(family: type[Family]) -> type[Family]:
@@ -16,14 +20,29 @@ def register_family(family: type[Family]) -> type[Family]:
     return family
 
 
+def register_encoder(model_type: str, class_name: str) -> None:
+    """Have checkpoints of a type loaded for their embeddings by a class of some family."""
+    ENCODERS[model_type] = class_name
+
+
+def refuse_type(model_type: str, reason: str) -> None:
+    """Say why models of a type are not supported, and what to do instead."""
+    REFUSED[model_type] = reason
+
+
 def family_of(model: nn.Module) -> Family:
     """Return the first family that handles the model."""
     for family in FAMILIES:
         if family.handles(model):
             return family
+    found = model_type_of(model)
+    if found in REFUSED:
+        raise ValueError(
+            f"Expected a model of a supported type, found '{found}' ({type(model).__name__}): {REFUSED[found]}"
+        )
     supported = ", ".join(sorted({family.model_type for family in FAMILIES}))
     raise ValueError(
-        f"Expected a model of type {supported}, found '{model_type_of(model)}' ({type(model).__name__}). Other "
+        f"Expected a model of type {supported}, found '{found}' ({type(model).__name__}). Other "
         "families are not supported: docs/add-an-architecture.md in the optimum-mixq repository says what adding one "
         "takes."
     )

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
-from optimum_mixq.images import masks, objects  # noqa: F401 (importing them registers them)
+from optimum_mixq.images import depths, masks, objects  # noqa: F401 (importing them registers them)
 from optimum_mixq.images.batches import Images, Role
 from optimum_mixq.images.decoding import PICTURES, read_picture
 from optimum_mixq.images.folders import load_rows

@@ -78,6 +78,7 @@ class MixQHfQuantizer(HfQuantizer):
             check_files(checkpoint_files or (), tensors, saved_names, _reading(config), config.digests)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+        _forget_prefix(model)
         if self.quantization_config.trainable:
             model.register_load_state_dict_pre_hook(rename_checkpoint)
             return model
@@ -143,6 +144,7 @@ def attach(
     model.config.quantization_config = done
     model.config._is_quantized = True
     model.is_quantized, model.quantization_method = True, QUANT_METHOD
+    _forget_prefix(model)
     _keep_attention(model)
     return model
 
@@ -212,16 +214,26 @@ def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
 
 
 def _require_own_class(model: PreTrainedModel) -> None:
-    """Raise a ValueError if a packed model is loaded for another task, such as a classifier without its head."""
-    family, own = family_of(model), hub_task_of(class_names(model))
-    names = [name for name in model.config.architectures or () if name in family.classes]
-    wrong = [name for name in names if hub_task_of([name]) != own]
+    """Raise a ValueError if a packed model is loaded by another class of its family, such as one without its head."""
+    family, own = family_of(model), class_names(model)
+    wrong = [name for name in model.config.architectures or () if name in family.classes and name not in own]
     if wrong:
-        auto_class = auto_class_named(hub_task_of(wrong))
+        task = hub_task_of(wrong)
+        loader = wrong[0] if task == hub_task_of(own) else auto_class_named(task).__name__
         raise ValueError(
             f"The packed checkpoint is that of a {wrong[0]}, and {type(model).__name__} was to take it: load it with "
-            f"{auto_class.__name__}. For another task, quantize the float model for that one."
+            f"{loader}. For another task, quantize the float model for that one."
         )
+
+
+def _forget_prefix(model: PreTrainedModel) -> None:
+    """Have a model saved without the prefix that the names had in the checkpoint of a larger one.
+
+    transformers 5.23 would give that of the vision tower in a CLIP to a tower that came from there, and to no other.
+    """
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions is not None:
+        model._weight_conversions = [each for each in conversions if type(each).__name__ != "PrefixChange"]
 
 
 def _keep_attention(model: PreTrainedModel) -> None:

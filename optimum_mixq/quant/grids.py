@@ -34,7 +34,8 @@ def uniform_grid(low: Tensor, high: Tensor, bits: int) -> UniformGrid:
     """Return the grid whose values span [low, high]: scale = (high - low) / (2^bits - 1), zero_point = -low / scale.
 
     Its scale is already rounded to float16, as it will be stored. Where all values are equal the grid spans from zero
-    to that value.
+    to that value. Where all are zero, as behind a ReLU, the scale is the least of the other grids: a larger one would
+    outweigh these where scales are multiplied with weights.
 
     >>> grid = uniform_grid(torch.tensor(-1.0), torch.tensor(2.0), bits=2)
     >>> dequantize(torch.arange(4), grid).tolist()
@@ -47,7 +48,8 @@ def uniform_grid(low: Tensor, high: Tensor, bits: int) -> UniformGrid:
     # A channel far from zero and nearly constant would need a zero point beyond int16: widen it.
     distance = torch.maximum(low.abs(), high.abs())
     scale = torch.maximum((high - low) / largest_code, distance / (LARGEST_ZERO_POINT - largest_code))
-    scale = round_scale(torch.where(scale > 0, scale, torch.ones_like(scale)))
+    least = torch.where(scale > 0, scale, torch.inf).min()
+    scale = round_scale(torch.where(scale > 0, scale, torch.where(least.isfinite(), least, 1.0)))
     zero_point = torch.floor(-low / scale + 0.5).clamp(-LARGEST_ZERO_POINT, LARGEST_ZERO_POINT)
     return UniformGrid(scale, zero_point, bits)
 

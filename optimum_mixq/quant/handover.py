@@ -14,8 +14,7 @@ class Reader(Protocol):
 
     handover: "Handover | None"
 
-    @property
-    def kernel(self) -> Kernel: ...
+    def ready_kernel(self) -> Kernel: ...
 
     def rounding(self) -> Rounding: ...
 
@@ -38,7 +37,9 @@ class Handover:
         An exported program cannot hold kernels that put out codes. The reader may have left; a model that is spread
         over devices may have its reader on another one.
         """
-        if torch.compiler.is_exporting() or self.reader.handover is not self or not self.reader.kernel.puts_out_codes:
+        if torch.compiler.is_exporting() or self.reader.handover is not self:
+            return None
+        if not self.reader.ready_kernel().puts_out_codes:
             return None
         rounding = self.reader.rounding()
         return rounding if rounding.multiplier.device == numbers.device else None

@@ -91,8 +91,7 @@ class JointProduct:
         self._kernel = prepare_kernel(IntegerProduct.concatenate([layer.product() for layer in self.layers]))
         self._rounding = self.layers[0].rounding()
 
-    @property
-    def kernel(self) -> Kernel:
+    def ready_kernel(self) -> Kernel:
         """Return the kernel of all layers, prepared."""
         if self._kernel is None:
             self.prepare()
@@ -107,7 +106,7 @@ class JointProduct:
         self._kernel, self._input, self._outputs = None, None, {}
 
     def _multiply(self, input: Tensor) -> tuple[Tensor, ...]:
-        kernel = self.kernel
+        kernel = self.ready_kernel()
         codes, dtype = take_codes(input, self._rounding, self.handover)
         return kernel(codes, dtype).split([layer.out_features for layer in self.layers], -1)
 

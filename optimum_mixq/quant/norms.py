@@ -56,7 +56,7 @@ class RowLayerNorm(nn.LayerNorm):
         rounding = self.handover.rounding_of(input)
         if rounding is None or torch.is_autocast_enabled(input.device.type):
             return None
-        kernel = self.handover.reader.kernel
+        kernel = self.handover.reader.ready_kernel()
         codes = kernel.normalize_to_codes(input, self.weight, self.bias, self.eps, rounding)
         return self.handover.pass_on(codes, input.dtype)
 

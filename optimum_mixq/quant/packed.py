@@ -132,8 +132,7 @@ class PackedLinear(StoredGrids):
             self.arithmetic.weight_codes(codes, grid, inputs.scale),
         )
 
-    @property
-    def kernel(self) -> Kernel:
+    def ready_kernel(self) -> Kernel:
         """Return the layer's own kernel, prepared."""
         if self._kernel is None:
             self.prepare()
@@ -173,7 +172,7 @@ class PackedLinear(StoredGrids):
     def forward(self, input: Tensor) -> Tensor:
         if self._joint is not None:
             return self._joint.output_of(self._place, input)
-        kernel = self.kernel
+        kernel = self.ready_kernel()
         codes, dtype = take_codes(input, self._rounding, self.handover)
         rounding = None if self._next is None or not kernel.puts_out_codes else self._next.rounding_of(codes)
         if self._next is None or rounding is None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.measuring import image_size_of
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable, UnitCosts
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.selection import UnseenBatches
@@ -62,7 +64,8 @@ def build_report(
     """
     require(is_whole(frontier, 0), "frontier", "a whole number from zero", frontier)
     next(iter(batches))  # raises for a source without images for evaluation before anything is calibrated
-    costs = measure_costs(subject.model, subject.config.arithmetic, subject.config.stem_and_head_bits)
+    size = image_size_of(calibration)
+    costs = measure_costs(subject.model, subject.config.arithmetic, subject.config.stem_and_head_bits, size)
     uniform = BitPlan.uniform(subject.model, target_bits(subject.config.budget, costs))
     models = _contenders(subject, uniform, calibration)
     best = _frontier(subject, costs)
@@ -89,6 +92,7 @@ def build_report(
         measured=points,
         trained=subject.trained,
         stem_and_head_bits=subject.packed.config.quantization_config.stem_and_head_bits,
+        heads=len(describe(subject.model).heads),
         float_parts=count_float_parts(subject.packed),
         heat_maps=gallery.heat_maps(subject.model, HEAT_MAPS),
         disagreements=gallery.disagreements(),

@@ -11,8 +11,8 @@ from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.reporting.command import changed_options, write_command
 from optimum_mixq.reporting.comparison import Comparison
-from optimum_mixq.reporting.wording import describe_certainty
-from optimum_mixq.tasks import Task, auto_class_named
+from optimum_mixq.reporting.wording import describe_certainty, describe_ends
+from optimum_mixq.tasks import Task
 
 
 def model_card(
@@ -26,22 +26,25 @@ def model_card(
     comparison: Comparison | None = None,
     hub_task: str = Task.hub_task,
     embedding: str | None = None,
+    loader: str = Task.auto_class.__name__,
+    heads: int = 1,
 ) -> ModelCard:
     """Return the card of a packed model; what was not measured is left out.
 
     `name` is where the model will lie: a repository on the Hub, or a folder. `float_name` is what the float model is
     called where the record names none, since it came from somebody's folder. `embedding` says where a model without a
-    classifier puts out its embeddings.
+    classifier puts out its embeddings, `loader` is the class of transformers that loads the model, and `heads` the
+    number of linear layers after the last block.
     """
     record = config.record or {}
     base = record.get("base_model")
     sections = [
         f"# {_title(name, model_type)}",
         _opening(config, plan, base, megabytes, float_megabytes),
-        _loading(name, hub_task, embedding),
+        _loading(name, hub_task, embedding, loader),
         *([] if comparison is None else [_accuracy(comparison)]),
         _size(megabytes, float_megabytes, comparison),
-        _plan(plan),
+        _plan(plan, describe_ends(heads, config.stem_and_head_bits)),
         _reproduction(config, plan, record, float_name, hub_task),
     ]
     data = _metadata(base, model_type, name, comparison, hub_task)
@@ -100,19 +103,20 @@ def _opening(config: MixQConfig, plan: BitPlan, base: str | None, megabytes: flo
     )
 
 
-def _loading(name: str, hub_task: str, embedding: str | None) -> str:
-    auto_class = auto_class_named(hub_task).__name__
+def _loading(name: str, hub_task: str, embedding: str | None, loader: str) -> str:
     told = "" if embedding is None else f" An image's embedding is {embedding}."
+    # A pipeline loads by Auto classes alone.
+    loaded = f'model="{name}"' if loader.startswith("Auto") else f'model=model, image_processor="{name}"'
     return f"""## How to load it
 
 ```python
 import optimum_mixq  # pip install optimum-mixq; registers the method with transformers
-from transformers import {auto_class}
+from transformers import {loader}
 
-model = {auto_class}.from_pretrained("{name}")
+model = {loader}.from_pretrained("{name}")
 ```
 
-or `pipeline("{hub_task}", model="{name}")` after the same import.{told}"""
+or `pipeline("{hub_task}", {loaded})` after the same import.{told}"""
 
 
 def _accuracy(comparison: Comparison) -> str:
@@ -148,8 +152,8 @@ def _size(megabytes: float, float_megabytes: float, comparison: Comparison | Non
     return text
 
 
-def _plan(plan: BitPlan) -> str:
-    lines = ["## Plan", "", f"{_bits_summary(plan)}; patch embedding and head at 8."]
+def _plan(plan: BitPlan, ends: str) -> str:
+    lines = ["## Plan", "", f"{_bits_summary(plan)}; {ends}."]
     for title, key in (("Budget", "budget"), ("Achieved", "achieved")):
         found = {name: value for name, value in (plan.provenance.get(key) or {}).items() if value is not None}
         if found:

@@ -9,6 +9,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from optimum_mixq.architectures.backbones import describe_embedding
+from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.rebuilding import require_rebuildable
 from optimum_mixq.artifacts import PLAN_FILE, BitPlan, Known
 from optimum_mixq.config import MixQConfig
@@ -18,7 +19,7 @@ from optimum_mixq.reporting.card import model_card
 from optimum_mixq.reporting.comparison import Comparison
 from optimum_mixq.stages.training.loop import EpochResult
 from optimum_mixq.tasks import task_of
-from optimum_mixq.tasks.loading import load_model
+from optimum_mixq.tasks.loading import class_that_loads, load_model
 from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
 
 
@@ -54,6 +55,8 @@ class Quantized:
             self.comparison,
             task_of(self.model).hub_task,
             describe_embedding(self.model),
+            class_that_loads(self.model),
+            len(describe(self.model).heads),
         )
         card.save(folder / "README.md")
 

@@ -21,6 +21,7 @@ from optimum_mixq.reporting.slider import (
     shares_of_widths,
 )
 from optimum_mixq.reporting.tables import contender_table, frontier_points, layer_table, measured_table
+from optimum_mixq.reporting.wording import describe_ends
 from optimum_mixq.stages.evaluation import Evaluation
 
 
@@ -61,8 +62,8 @@ def bits(report: Report) -> str:
     picture = draw_bits(report.plan, shares_of_widths(report), titles, products)
     note = (
         "Each column is a block of the network, from input to output. 5 / 4 stands for weights of 5 bits and "
-        "activations of 4; qk and av multiply two activations. Patch embedding and head have "
-        f"{report.stem_and_head_bits} bits."
+        "activations of 4; qk and av multiply two activations. Outside the plan: "
+        f"{describe_ends(report.heads, report.stem_and_head_bits)}."
     )
     if report.measured:
         note += " The slider shows the bits at other sizes, each of which was packed and measured."

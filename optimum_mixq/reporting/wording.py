@@ -29,6 +29,16 @@ def describe_span(numbers: Sequence[int]) -> str:
     return f"{min(numbers)} to {max(numbers)}" if min(numbers) != max(numbers) else str(min(numbers))
 
 
+def describe_ends(heads: int, bits: int) -> str:
+    """Return which layers outside the plan have how many bits; `heads` is the number of layers after the last block.
+
+    >>> describe_ends(1, 8), describe_ends(2, 4), describe_ends(0, 8)
+    ('patch embedding and head at 8 bits', 'patch embedding and heads at 4 bits', 'patch embedding at 8 bits')
+    """
+    after = "" if not heads else " and head" if heads == 1 else " and heads"
+    return f"patch embedding{after} at {bits} bits"
+
+
 def describe_plan(plan: BitPlan, model: PreTrainedModel) -> str:
     """Return the average bits of a plan, and the span of bits of weights and of activations."""
     costs = measure_costs(model, "column")

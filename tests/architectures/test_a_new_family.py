@@ -308,7 +308,7 @@ def test_the_family_registered_last_is_asked_first_and_is_gone_afterwards(cosine
 
 
 def test_outside_of_these_tests_the_family_is_unknown():
-    with pytest.raises(ValueError, match=r"Expected a model of type beit, .* vit_msn, found 'cosine_vit'"):
+    with pytest.raises(ValueError, match=r"Expected a model of type beit, .* yolos, found 'cosine_vit'"):
         describe(CosineClassifier(CosineConfig()))
 
 

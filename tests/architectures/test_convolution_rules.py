@@ -5,7 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optimum_mixq.architectures.convolution_rules import PositiveConvolution, convolution, pooling, resizing
+from optimum_mixq.architectures.convolution_rules import (
+    PositiveConvolution,
+    convolution,
+    pooling,
+    resizing,
+    transposed_convolution,
+)
 
 
 def numbers(*shape, seed=0):
@@ -52,6 +58,26 @@ def test_the_rule_of_a_convolution_is_that_of_the_equation(channels, outputs, si
     (found,) = torch.autograd.grad(output, leaf, relevance)
     slow = slow_positive_convolution(x, weight, relevance, stride, padding, groups)
     torch.testing.assert_close(found, slow, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.sum(), relevance.sum())
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(2, 0), (1, 1), (2, 1)])
+def test_the_rule_of_a_transposed_convolution_is_that_of_the_linear_layer_that_it_is(stride, padding):
+    x, weight, bias = numbers(1, 2, 3, 3), numbers(2, 3, 3, 3, seed=1), numbers(3, seed=2)
+    leaf = x.clone().requires_grad_()
+    output = transposed_convolution(leaf, weight, bias, stride, padding)
+    torch.testing.assert_close(output.detach(), F.conv_transpose2d(x, weight, bias, stride, padding))
+    relevance = numbers(*output.shape, seed=3)
+    (found,) = torch.autograd.grad(output, leaf, relevance)
+    slow, left = torch.zeros_like(x).flatten(), 0.0
+    units = torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape[1:])
+    matrix = F.conv_transpose2d(units, weight, None, stride, padding).flatten(1)  # (inputs, outputs)
+    for column, share in enumerate(relevance.flatten().tolist()):
+        parts = [max(float(value * factor), 0.0) for value, factor in zip(x.flatten(), matrix[:, column], strict=True)]
+        left += share if sum(parts) == 0 else 0.0
+        for row, part in enumerate(parts):
+            slow[row] += part / (sum(parts) or 1.0) * share
+    torch.testing.assert_close(found.flatten(), slow + left / x.numel(), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found.sum(), relevance.sum())
 
 

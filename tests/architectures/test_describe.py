@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import pytest
 import torch
-from conftest import BUILDERS, WINDOWED
+from conftest import BUILDERS, TOWERS, WINDOWED, make_model
 from torch import nn
 from transformers import (
     BeitConfig,
@@ -12,14 +12,23 @@ from transformers import (
     CLIPForImageClassification,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
+    DINOv3ViTBackbone,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    DPTConfig,
+    DPTForDepthEstimation,
     IJepaConfig,
     IJepaForImageClassification,
     SegformerConfig,
     SegformerForSemanticSegmentation,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipConfig,
     SiglipForImageClassification,
     SwinConfig,
@@ -69,6 +78,20 @@ FULL_SIZE = {
     "dinov2-with-registers-base": lambda: Dinov2WithRegistersForImageClassification(
         Dinov2WithRegistersConfig(image_size=518, patch_size=14)
     ),
+    "dinov3-vits16": lambda: DINOv3ViTModel(DINOv3ViTConfig(num_register_tokens=4)),
+    "dinov3-vit7b16": lambda: DINOv3ViTModel(
+        DINOv3ViTConfig(
+            hidden_size=4096,
+            num_hidden_layers=40,
+            num_attention_heads=32,
+            intermediate_size=8192,
+            num_register_tokens=4,
+            use_gated_mlp=True,
+            hidden_act="silu",
+            query_bias=False,
+            value_bias=False,
+        )
+    ),
     "beit-base": lambda: BeitForImageClassification(BeitConfig(use_relative_position_bias=True)),
     "clip-vit-base-patch16": lambda: CLIPForImageClassification(CLIPConfig(vision_config={"patch_size": 16})),
     "siglip-base": lambda: SiglipForImageClassification(SiglipConfig()),
@@ -76,6 +99,31 @@ FULL_SIZE = {
         SiglipConfig(vision_config={"vision_use_head": False})
     ),
     "swinv2-tiny-window8-256": lambda: Swinv2ForImageClassification(Swinv2Config(image_size=256, window_size=8)),
+    "dpt-large": lambda: DPTForDepthEstimation(
+        DPTConfig(
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            backbone_out_indices=[5, 11, 17, 23],
+            neck_hidden_sizes=[256, 512, 1024, 1024],
+        )
+    ),
+    "depth-anything-v2-small": lambda: DepthAnythingForDepthEstimation(
+        DepthAnythingConfig(
+            backbone_config=Dinov2Config(
+                hidden_size=384,
+                num_attention_heads=6,
+                image_size=518,
+                patch_size=14,
+                out_indices=[3, 6, 9, 12],
+                reshape_hidden_states=False,
+            ),
+            reassemble_hidden_size=384,
+            neck_hidden_sizes=[48, 96, 192, 384],
+            fusion_hidden_size=64,
+        )
+    ),
     "yolos-base": lambda: YolosForObjectDetection(YolosConfig(image_size=(800, 1344))),
     "yolos-tiny": lambda: YolosForObjectDetection(
         YolosConfig(
@@ -192,7 +240,7 @@ def test_an_unknown_model_type_is_refused_with_the_supported_ones():
     bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
     with pytest.raises(
         ValueError,
-        match=r"Expected a model of type .* vit_msn, found 'bert' \(BertModel\)\. Other families are not",
+        match=r"Expected a model of type .* vit_msn, .*found 'bert' \(BertModel\)\. Other families are not",
     ):
         describe(bert)
 
@@ -205,6 +253,26 @@ def test_a_class_without_classifier_or_embeddings_is_refused_with_the_classes_to
     )
     with pytest.raises(ValueError, match=message):
         describe(ViTForMaskedImageModeling(vit.config))
+
+
+def test_a_siglip_that_takes_patches_is_refused_with_the_one_that_takes_images():
+    sizes = {name: value for name, value in TOWERS["vision_config"].items() if name != "image_size"}
+    model = Siglip2VisionModel(Siglip2VisionConfig(**sizes, num_patches=16))
+    message = (
+        r"Expected a model of a supported type, found 'siglip2_vision_model' \(Siglip2VisionModel\): it takes images "
+        "that its processor has cut into patches, .* Checkpoints of SigLIP 2 for one resolution are of type 'siglip': "
+    )
+    with pytest.raises(ValueError, match=message):
+        MixQQuantizer.from_pretrained(model)
+
+
+def test_a_family_without_a_classifier_names_its_other_class_alone():
+    message = (
+        r"^Expected a model without a classifier \(DINOv3ViTModel, or a subclass\), found DINOv3ViTBackbone\. Load "
+        r"the checkpoint with AutoModel for its embeddings\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        describe(DINOv3ViTBackbone(make_model("dinov3").config))
 
 
 @pytest.mark.parametrize("pooling", [True, False])
@@ -252,6 +320,7 @@ def test_a_layer_without_a_place_is_named(vit):
 def test_some_take_any_image_size_and_the_others_one():
     sizes = {name: expected_image_size(build()) for name, build in BUILDERS.items()}
     any_size = {"swin", "padded_swin", "swinv2", "beit", "dinov2", "gated_dinov2", "dinov2_with_registers"}
-    any_size |= {"segformer", "segmenting_segformer", "upernet"}
+    any_size |= {"segformer", "segmenting_segformer", "upernet", "yolos", "dpt", "depth_anything"}
+    any_size |= {"dinov3", "gated_dinov3"}
     assert {name for name, size in sizes.items() if size is None} == any_size
     assert {sizes[name] for name in sizes.keys() - any_size} == {(16, 16)}

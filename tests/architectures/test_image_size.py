@@ -6,11 +6,12 @@ import torch
 from conftest import make_model
 
 from optimum_mixq.architectures.describe import configured_image_size, describe, take_image_size
+from optimum_mixq.tasks import run_model, task_of
 
 
 @torch.no_grad()
 def logits(model, pixels, **options):
-    return model(pixel_values=pixels, **options).logits
+    return task_of(model).logits(model, model(pixel_values=pixels, **options))
 
 
 @pytest.mark.parametrize("name", ["vit", "deit", "deit_with_teacher", "vit_msn", "ijepa"])
@@ -51,14 +52,15 @@ def test_a_vision_tower_takes_a_size_as_transformers_does_for_one_forward(name):
         take_image_size(resized, (24, 16))
 
 
-@pytest.mark.parametrize("name", ["beit", "dinov2", "dinov2_with_registers", "yolos"])
+@pytest.mark.parametrize("name", ["beit", "dinov2", "dinov2_with_registers", "dinov3", "yolos", "depth_anything"])
 @pytest.mark.parametrize("size", [(24, 24), (12, 20)])
 def test_a_model_that_takes_any_size_needs_no_change(name, size):
     model = make_model(name)
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(model.device)
-    expected = logits(model, pixels)
-    take_image_size(model, size)
-    assert torch.equal(logits(model, pixels), expected) and configured_image_size(model) == size
+    with torch.no_grad():
+        expected = run_model(model, pixels)
+        take_image_size(model, size)
+        assert torch.equal(run_model(model, pixels), expected) and configured_image_size(model) == size
 
 
 def test_a_detector_that_took_an_image_size_is_built_from_its_configuration():

@@ -9,11 +9,12 @@ from optimum_mixq.export.conversion import convert, integer_products
 from optimum_mixq.export.layers import ExportLinear
 from optimum_mixq.quant import attention as packed_attention
 from optimum_mixq.quant.packed import PackedLinear
+from optimum_mixq.tasks import run_model
 
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 @pytest.mark.parametrize("arithmetic", ["column", "folded"])

@@ -17,6 +17,7 @@ from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.pipeline import prepare_for_training, quantize_model
 from optimum_mixq.quant.bitpacking import packed_size
+from optimum_mixq.tasks import run_model
 
 
 def packed(name="vit", bits=4, **options):
@@ -27,7 +28,7 @@ def packed(name="vit", bits=4, **options):
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 def reload(folder, **options):
@@ -66,7 +67,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     pixels, expected = torch.load(folder / "expected.pt")
     model.to(pixels.device)
     with torch.no_grad():
-        print(folder.name, torch.equal(model(pixel_values=pixels).logits, expected))
+        print(folder.name, torch.equal(run_model(model, pixels), expected))
 """
 
 
@@ -184,7 +185,7 @@ def test_a_compiled_model_gives_nearly_the_same_logits_in_one_graph(name):
     pixels = random_pixels(model)
     compiled = torch.compile(model, fullgraph=True)
     with torch.no_grad():
-        output = compiled(pixel_values=pixels).logits
+        output = run_model(compiled, pixels)
     spread = logits(model, pixels).std()
     assert (output - logits(model, pixels)).abs().max() < 0.5 * spread
 
@@ -202,7 +203,7 @@ def test_a_model_that_was_moved_or_copied_is_traced_in_one_graph_at_once(name, t
         pixels = random_pixels(model).to(other.dtype)
         with torch.no_grad():
             output = torch.compile(other, fullgraph=True, backend="eager")(pixel_values=pixels).logits
-            assert torch.allclose(output, other(pixel_values=pixels).logits, atol=2e-2)
+            assert torch.allclose(output, run_model(other, pixels), atol=2e-2)
 
 
 def test_dequantize_gives_a_float_model(tmp_path):

@@ -14,6 +14,7 @@ from optimum_mixq.kernels import IntegerProduct, IntMMKernel
 from optimum_mixq.pipeline import choose_plan, prepare_for_training, quantize_model
 from optimum_mixq.quant import attention
 from optimum_mixq.stages.relevance.measure import measure_relevance
+from optimum_mixq.tasks import run_model
 
 
 CONFIG = MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=4, compare=False)
@@ -56,13 +57,13 @@ def test_a_packed_model_runs_on_its_device_alone(name):
         to_host.clear()
         from_host = to_host.from_host
         from_host.clear()
-        logits = packed(pixel_values=moved).logits
+        logits = run_model(packed, moved)
         # What waits for the device, or depends on its numbers, no CUDA graph can record.
         assert to_host == [] and from_host == [] and logits.device == DEVICE
         packed.to("cpu")
         here = logits.cpu()
     with torch.no_grad():
-        expected = packed(pixel_values=pixels).logits
+        expected = run_model(packed, pixels)
     assert (here - expected).abs().max() < 0.2 * expected.std()
 
 
@@ -100,7 +101,7 @@ def test_training_mixes_no_devices():
     with other_device():
         model = eager("vit").to(DEVICE)
         learner = prepare_for_training(model, BitPlan.uniform(model, 3), [random_pixels(model, 8)], CONFIG)
-        learner.train()(pixel_values=random_pixels(model, 4).to(DEVICE)).logits.square().sum().backward()
+        run_model(learner.train(), random_pixels(model, 4).to(DEVICE)).square().sum().backward()
         gradients = [parameter.grad for parameter in learner.parameters() if parameter.grad is not None]
         assert gradients and all(gradient.device == DEVICE for gradient in gradients)
 

@@ -128,3 +128,10 @@ def test_scales_are_what_float16_stores():
 def test_numbers_that_are_not_finite_raise_with_the_layers_name(value, kind):
     with pytest.raises(ValueError, match=f"Expected finite numbers in blocks.1.fc2, found {kind} values"):
         require_finite(torch.tensor([1.0, value]), "blocks.1.fc2")
+
+
+def test_a_channel_of_zeros_has_the_least_scale_of_the_others():
+    low, high = torch.tensor([0.0, 0.0, -1.0]), torch.tensor([0.0, 0.5, 1.0])
+    grid = uniform_grid(low, high, 8)
+    assert grid.scale[0] == grid.scale[1] < grid.scale[2] and grid.zero_point[0] == 0
+    assert uniform_grid(low[:1], high[:1], 8).scale.tolist() == [1.0]

@@ -28,11 +28,11 @@ PLAN = BitPlan(
 )
 
 
-def card(plan=PLAN, **changes):
+def card(plan=PLAN, heads=1, **changes):
     config = MixQConfig(bits=4, plan=PLAN.bits, record=RECORD, **changes)
     contenders = (Contender("float", 8.0, 2.0, FLOAT), Contender("quantized", 1.0, None, PACKED))
     comparison = Comparison(contenders, "me/pictures", "test", "a machine")
-    return model_card(config, plan, "vit", 1.0, 8.0, "me/vit-mixq4", "vit", comparison)
+    return model_card(config, plan, "vit", 1.0, 8.0, "me/vit-mixq4", "vit", comparison, heads=heads)
 
 
 def test_the_card_says_how_sure_the_choice_of_bits_is():
@@ -44,6 +44,11 @@ def test_the_card_says_how_sure_the_choice_of_bits_is():
         "layers would have other bits, and the plan would be 1 % worse.\n"
     ) in str(card(plan=told))
     assert "Predicted damage" not in str(card())
+
+
+def test_the_card_names_the_bits_of_what_is_outside_the_plan():
+    for heads, words in ((0, "embedding at 3"), (1, "embedding and head at 3"), (2, "embedding and heads at 3")):
+        assert f"activations at 4 to 8; patch {words} bits." in str(card(heads=heads, stem_and_head_bits=3))
 
 
 def test_the_metadata_can_be_read_back_and_holds_the_result():

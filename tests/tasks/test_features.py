@@ -8,10 +8,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PLAIN, SCALED, TWO_STAGES, WINDOWED, build_random, make_model, random_pixels
+import transformers
+from conftest import BUILDERS, PLAIN, SCALED, TOWERS, TWO_STAGES, WINDOWED, build_random, make_model, random_pixels
 from PIL import Image
 from transformers import (
     AutoModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
     DeiTConfig,
     DeiTModel,
     Dinov2Config,
@@ -20,6 +24,8 @@ from transformers import (
     Dinov2WithRegistersModel,
     IJepaConfig,
     IJepaModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     SwinConfig,
     SwinModel,
     Swinv2Config,
@@ -37,6 +43,7 @@ from optimum_mixq.images.batches import Batch
 from optimum_mixq.stages.evaluation import measure_logits
 from optimum_mixq.tasks import run_model, task_of
 from optimum_mixq.tasks.features import Features
+from optimum_mixq.tasks.loading import class_that_loads
 
 
 BACKBONES = {
@@ -44,6 +51,13 @@ BACKBONES = {
     "vit without pooler": lambda: ViTModel(ViTConfig(**PLAIN), add_pooling_layer=False),
     "deit": lambda: DeiTModel(DeiTConfig(**PLAIN)),
     "dinov2": lambda: Dinov2Model(Dinov2Config(**SCALED)),
+    "dinov3": BUILDERS["dinov3"],
+    "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**TOWERS["vision_config"])),
+    "clip with projection": BUILDERS["clip_vision"],
+    "siglip": BUILDERS["siglip_vision"],
+    "siglip without pooling": lambda: SiglipVisionModel(
+        SiglipVisionConfig(**TOWERS["vision_config"], vision_use_head=False)
+    ),
     "dinov2 with registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SCALED)),
     "swinv2": lambda: Swinv2Model(Swinv2Config(**TWO_STAGES)),
     "vit_msn": lambda: ViTMSNModel(ViTMSNConfig(**PLAIN)),
@@ -159,11 +173,17 @@ def test_there_is_no_loss_against_labels():
 def test_each_family_says_which_numbers_are_the_embedding(backbone):
     outputs = backbone(pixel_values=random_pixels(backbone))
     hidden = outputs.last_hidden_state
-    averaged = backbone.config.model_type in ("swin", "swinv2", "ijepa")
-    torch.testing.assert_close(
-        run_model(backbone, random_pixels(backbone)), hidden.mean(1) if averaged else hidden[:, 0]
-    )
-    assert ("the mean over" if averaged else "the class token") in describe_embedding(backbone)
+    found, words = run_model(backbone, random_pixels(backbone)), describe_embedding(backbone)
+    if backbone.config.model_type in ("swin", "swinv2", "ijepa"):
+        torch.testing.assert_close(found, hidden.mean(1))
+        assert "the mean over" in words
+    elif isinstance(backbone, (CLIPVisionModel, SiglipVisionModel, CLIPVisionModelWithProjection)):
+        pooled = outputs.get("image_embeds", outputs.get("pooler_output"))
+        assert torch.equal(found, hidden.mean(1) if pooled is None else pooled)
+        assert "pooler_output" in words
+    else:
+        torch.testing.assert_close(found, hidden[:, 0])
+        assert "the class token" in words
     assert type(task_of(backbone)) is Features
 
 
@@ -186,7 +206,7 @@ def test_relevance_is_conserved_from_the_embedding_to_the_pixels(backbone):
 def test_a_packed_backbone_loads_again_to_the_same_embeddings(backbone, tmp_path):
     pixels = random_pixels(backbone, 12)
     packed = MixQQuantizer.from_pretrained(backbone).quantize(QUICK, pixels, tmp_path / "out", plan="uniform")
-    loaded = AutoModel.from_pretrained(tmp_path / "out").to(backbone.device)
+    loaded = getattr(transformers, class_that_loads(packed)).from_pretrained(tmp_path / "out").to(backbone.device)
     assert type(loaded) is type(backbone)
     outputs, expected = (model(pixel_values=pixels) for model in (loaded, packed))
     for name in expected:
@@ -253,12 +273,14 @@ def test_training_brings_embeddings_nearer_to_the_float_models(vit_backbone):
     assert all(epoch.accuracy is None and epoch.kl > 0 for epoch in quantizer.history)
 
 
-def test_the_pipeline_of_transformers_extracts_features(vit_backbone, processor, tmp_path):
-    quantizer = MixQQuantizer.from_pretrained(vit_backbone, processor)
-    packed = quantizer.quantize(QUICK, random_pixels(vit_backbone, 8), tmp_path / "out", plan="uniform")
+@pytest.mark.parametrize("name", ["vit", "clip", "siglip", "dinov3"])
+def test_the_pipeline_of_transformers_extracts_features(name, processor, tmp_path):
+    model = build_random(BACKBONES[name])
+    quantizer = MixQQuantizer.from_pretrained(model, processor)
+    packed = quantizer.quantize(QUICK, random_pixels(model, 8), tmp_path / "out", plan="uniform")
     picture = Image.new("RGB", (20, 20), (200, 30, 90))
-    extract = pipeline("image-feature-extraction", model=str(tmp_path / "out"), device=vit_backbone.device)
-    pixels = processor(picture, return_tensors="pt")["pixel_values"].to(vit_backbone.device)
+    extract = pipeline("image-feature-extraction", model=str(tmp_path / "out"), device=model.device)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"].to(model.device)
     outputs = packed(pixel_values=pixels)
     torch.testing.assert_close(torch.tensor(extract(picture)), outputs.last_hidden_state.cpu())
     torch.testing.assert_close(torch.tensor(extract(picture, pool=True)), outputs.pooler_output.cpu())

@@ -3,21 +3,27 @@
 
 import pytest
 import torch
-from conftest import build_random, make_model, random_pixels
+from conftest import PLAIN, TOWERS, build_random, make_model, random_pixels
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
     SegformerModel,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
     ViTModel,
 )
 
 from optimum_mixq import MixQConfig, MixQQuantizer
 from optimum_mixq.tasks import run_model, task_of
 from optimum_mixq.tasks.features import Features
-from optimum_mixq.tasks.loading import load_model
+from optimum_mixq.tasks.loading import class_that_loads, load_model
 from optimum_mixq.tasks.single_label import SingleLabel
 
 
@@ -94,7 +100,7 @@ def test_a_checkpoint_without_a_head_is_no_classifier(saved, vit):
 
 def test_an_unknown_task_is_refused_with_those_that_are_known(saved, vit):
     for model in (saved / "backbone", vit):
-        message = "Expected task to be 'image-classification' or 'image-feature-extraction', found 'features'"
+        message = "Expected task to be 'image-classification'.* 'image-feature-extraction'.*, found 'features'"
         with pytest.raises(ValueError, match=message):
             MixQQuantizer.from_pretrained(model, task="features")
 
@@ -109,6 +115,90 @@ def test_a_packed_checkpoint_is_refused_by_the_class_of_the_other_task(tmp_path)
     message = "is that of a ViTModel, and ViTForImageClassification was to take it: load it with AutoModel. For anoth"
     with pytest.raises(ValueError, match=message):
         AutoModelForImageClassification.from_pretrained(tmp_path / "backbone")
+
+
+def test_the_encoder_of_a_masked_autoencoder_is_loaded_as_a_vit_that_sees_all_patches(tmp_path):
+    sizes = {name: value for name, value in PLAIN.items() if name != "num_labels"}
+    config = ViTMAEConfig(**sizes, mask_ratio=0.0)
+    config.decoder_hidden_size, config.decoder_num_attention_heads, config.decoder_num_hidden_layers = 8, 1, 1
+    whole = build_random(lambda: ViTMAEForPreTraining(config))
+    whole.save_pretrained(tmp_path / "mae")
+    quantizer = MixQQuantizer.from_pretrained(tmp_path / "mae", device=whole.device)
+    pixels = random_pixels(quantizer.model, 8)
+    assert type(quantizer.model) is ViTModel and quantizer.model.pooler is None
+    torch.testing.assert_close(run_model(quantizer.model, pixels), whole.vit(pixels).last_hidden_state[:, 0])
+    packed = quantizer.quantize(QUICK, pixels, tmp_path / "packed", plan="uniform")
+    loaded = AutoModel.from_pretrained(tmp_path / "packed").to(whole.device)
+    assert type(loaded) is ViTModel and torch.equal(run_model(loaded, pixels), run_model(packed, pixels))
+    assert type(MixQQuantizer.reopen(tmp_path / "packed", tmp_path / "mae").model) is ViTModel
+    with pytest.raises(ValueError, match=r"found 'vit_mae' \(ViTMAEModel\): it hides .* Load the checkpoint with Vi"):
+        MixQQuantizer.from_pretrained(whole.vit)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A checkpoint with a text tower beside the vision tower."""
+    towers = TOWERS | {"vision_config": TOWERS["vision_config"] | {"projection_dim": 8}, "projection_dim": 8}
+    model = build_random(lambda: CLIPModel(CLIPConfig(**towers)))
+    model.save_pretrained(tmp_path / "clip")
+    return model, tmp_path / "clip"
+
+
+def test_of_several_towers_the_one_for_images_is_taken_for_its_embeddings(clip, vit):
+    whole, folder = clip
+    quantizer = MixQQuantizer.from_pretrained(folder, task=FEATURES, device=vit.device)
+    assert type(quantizer.model) is CLIPVisionModelWithProjection
+    pixels = random_pixels(vit)
+    assert torch.equal(run_model(quantizer.model, pixels), whole.get_image_features(pixels).pooler_output)
+    classifier = make_model("siglip")
+    assert MixQQuantizer.from_pretrained(classifier, task=FEATURES).model is classifier.vision_model
+
+
+def test_a_projection_that_a_checkpoint_lacks_is_not_made_up(tmp_path):
+    make_model("clip").save_pretrained(tmp_path / "classifier")
+    message = (
+        "Expected a checkpoint with visual_projection.weight, found none in .*classifier: it would be random. Load it "
+        "with a class without it, such as CLIPVisionModel, and pass the model itself"
+    )
+    with pytest.raises(ValueError, match=message):
+        MixQQuantizer.from_pretrained(tmp_path / "classifier", task=FEATURES)
+
+
+def test_a_model_with_several_towers_is_refused_with_the_class_to_load(clip):
+    whole, folder = clip
+    message = (
+        r"Expected an image classifier \(CLIPForImageClassification, or a subclass\), found CLIPModel\. Load the "
+        "checkpoint with AutoModelForImageClassification, or with CLIPVisionModelWithProjection for the embeddings of"
+    )
+    with pytest.raises(ValueError, match=message):
+        MixQQuantizer.from_pretrained(whole)
+    with pytest.raises(ValueError, match="found one without classifier.bias in .* load it for its embeddings with ta"):
+        MixQQuantizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("tower", [CLIPVisionModel, CLIPVisionModelWithProjection])
+def test_a_packed_tower_is_reopened_with_the_checkpoint_that_it_is_of(clip, tower, tmp_path):
+    _, folder = clip
+    model = tower.from_pretrained(folder)
+    pixels = random_pixels(model, 8)
+    packed = MixQQuantizer.from_pretrained(model).quantize(QUICK, pixels, tmp_path / "packed", plan="uniform")
+    reopened = MixQQuantizer.reopen(tmp_path / "packed", folder)
+    assert type(reopened.model) is type(reopened.quantized) is tower
+    assert torch.equal(run_model(reopened.quantized, pixels), run_model(packed, pixels))
+    reopened.quantized.save_pretrained(tmp_path / "again")
+    assert torch.equal(run_model(tower.from_pretrained(tmp_path / "again"), pixels), run_model(packed, pixels))
+    assert class_that_loads(packed) == ("AutoModel" if tower is CLIPVisionModel else tower.__name__)
+
+
+def test_a_packed_projection_is_not_lost_to_the_class_without_one(tmp_path):
+    model = make_model("clip_vision")
+    MixQQuantizer.from_pretrained(model).quantize(QUICK, random_pixels(model, 8), tmp_path / "out", plan="uniform")
+    message = "of a CLIPVisionModelWithProjection, and CLIPVisionModel was to take it: load it with CLIPVisionModelW"
+    with pytest.raises(ValueError, match=message):
+        AutoModel.from_pretrained(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "model = CLIPVisionModelWithProjection.from_pretrained" in card
+    assert 'pipeline("image-feature-extraction", model=model, image_processor="' in card
 
 
 class OwnBackbone(ViTModel):

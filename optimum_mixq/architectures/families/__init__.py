@@ -5,20 +5,25 @@ from optimum_mixq.architectures.families import (
     beit,
     clip,
     deit,
+    depth_anything,
     dinov2,
+    dinov3_vit,
+    dpt,
     ijepa,
     segformer,
     siglip,
+    siglip2,
     swin,
     swinv2,
     upernet,
     vit,
+    vit_mae,
     vit_msn,
     yolos,
 )
 
 
 __all__ = [
-    "beit", "clip", "deit", "dinov2", "ijepa", "segformer", "siglip", "swin", "swinv2", "upernet", "vit", "vit_msn",
-    "yolos",
+    "beit", "clip", "deit", "depth_anything", "dinov2", "dinov3_vit", "dpt", "ijepa", "segformer", "siglip", "siglip2",
+    "swin", "swinv2", "upernet", "vit", "vit_mae", "vit_msn", "yolos",
 ]  # fmt: skip

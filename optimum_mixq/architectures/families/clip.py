@@ -1,15 +1,16 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""CLIP: an image classifier on its vision tower, whose configuration is a part of the model's."""
+"""CLIP: its vision tower, alone or under an image classifier, whose configuration then holds the tower's as a part."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import find_module
 from optimum_mixq.architectures.families.encoder import Encoder, Names, require_interpolable
-from optimum_mixq.architectures.registry import register_family
+from optimum_mixq.architectures.registry import register_encoder, register_family
 
 
 @register_family
@@ -27,15 +28,15 @@ class CLIP(Encoder):
     )
 
     def channels(self, model: PreTrainedModel) -> int:
-        return int(model.config.vision_config.num_channels)
+        return int(_vision_config(model).num_channels)
 
     def image_size(self, model: PreTrainedModel) -> tuple[int, int]:
-        return (model.config.vision_config.image_size,) * 2  # transformers 5.9 to 5.23 take one number
+        return (_vision_config(model).image_size,) * 2  # transformers 5.9 to 5.23 take one number
 
     @torch.no_grad()
     def take_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
         """Interpolate the position embeddings, as transformers does for one forward (`interpolate_pos_encoding`)."""
-        embeddings: Any = model.get_submodule(find_module(model, ".embeddings"))
+        embeddings: Any = model.get_submodule(find_module(model, self.stem).rpartition(".")[0])
         patch, trained = embeddings.patch_size, self.image_size(model)
         require_interpolable(trained, (patch, patch), size)
         if size[0] != size[1]:
@@ -50,4 +51,36 @@ class CLIP(Encoder):
         embeddings.position_embedding = nn.Embedding.from_pretrained(interpolated, freeze=not positions.requires_grad)
         embeddings.num_patches, embeddings.num_positions = count, len(interpolated)
         embeddings.position_ids = torch.arange(len(interpolated), device=positions.device)[None]
-        embeddings.image_size = model.config.vision_config.image_size = size[0]
+        embeddings.image_size = _vision_config(model).image_size = size[0]
+
+    def without_head(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the vision tower."""
+        tower: PreTrainedModel = model.get_submodule("vision_model")
+        return tower
+
+
+@register_family
+class CLIPVision(CLIP):
+    """The tower alone, with or without its projection into the space that images share with texts."""
+
+    model_type = "clip_vision_model"
+    classifiers = ()
+    backbones: tuple[str, ...] = ("CLIPVisionModel", "CLIPVisionModelWithProjection")
+    embedding_words = (
+        "`outputs.image_embeds` of a model with a projection, or else `outputs.pooler_output`, the class token after "
+        "the last LayerNorm"
+    )
+    heads: tuple[str, ...] = ("visual_projection",)
+
+    def embedding(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return what the projection puts out, or else the class token after the last LayerNorm."""
+        projected = outputs.get("image_embeds")
+        return outputs["pooler_output"] if projected is None else projected
+
+
+register_encoder("clip", "CLIPVisionModelWithProjection")
+
+
+def _vision_config(model: PreTrainedModel) -> Any:
+    """Return the configuration of the vision tower: the model's, or a part of it."""
+    return getattr(model.config, "vision_config", model.config)

@@ -2,7 +2,7 @@
 """What most families have in common: a chain of blocks with attention and an MLP, each after a LayerNorm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -35,6 +35,7 @@ class Names:
     heads: str = "num_attention_heads"  # an attribute of the attention, as the next one
     head_size: str = "head_dim"
     passing: tuple[str, ...] = ()
+    plain_scores: bool = True  # whether queries and keys are multiplied as their layers put them out
     plain_sums: bool = True  # whether what proj and fc2 put out is added to the hidden states as it is
 
 
@@ -52,7 +53,12 @@ class Encoder(Family):
             transformer_block(model, name, f"blocks.{number}", self.names_in(model))
             for number, name in enumerate(modules)
         ]
-        return assemble(model, self.model_type, self.heads, blocks, self.stem, self.left_float(model))
+        found = assemble(model, self.model_type, self.heads, blocks, self.stem, self.left_float(model))
+        return replace(found, taps=self.taps(model))
+
+    def taps(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Return the names of blocks whose hidden states are read by more than the next block."""
+        return ()
 
     def names_in(self, model: PreTrainedModel) -> Names:
         """Return the names in the blocks of one model."""
@@ -64,12 +70,7 @@ class Encoder(Family):
 
 
 def transformer_block(
-    model: PreTrainedModel,
-    module: str,
-    name: str,
-    names: Names,
-    shift_foldable: bool = True,
-    plain_scores: bool = True,
+    model: PreTrainedModel, module: str, name: str, names: Names, shift_foldable: bool = True
 ) -> Block:
     """Return the block of one module."""
 
@@ -96,7 +97,7 @@ def transformer_block(
         attention,
         getattr(own, names.heads),
         getattr(own, names.head_size),
-        plain_scores,
+        names.plain_scores,
         plain_output=True,
         activations=(Activation(f"{module}.{names.activation}", fc1[0], None if len(fc1) > 1 else fc2),),
         residuals=tuple(Residual(*each) for each in residuals),

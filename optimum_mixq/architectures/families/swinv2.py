@@ -24,6 +24,7 @@ NAMES = Names(
     activation="intermediate.intermediate_act_fn",
     norms=(),  # no LayerNorm is read by linear layers alone
     head_size="attention_head_size",
+    plain_scores=False,  # they are cosines
 )
 
 
@@ -44,7 +45,7 @@ class Swinv2(Swin):
         Family.require_image_size(self, model, size)  # smaller maps are padded to a window here
 
     def block(self, model: PreTrainedModel, module: str, name: str) -> Block:
-        return transformer_block(model, module, name, NAMES, plain_scores=False)  # they are cosines
+        return transformer_block(model, module, name, NAMES)
 
     def merging(self, module: str, name: str) -> Block:
         unit = Unit(f"{name}.reduction", "reduction", (f"{module}.reduction",))

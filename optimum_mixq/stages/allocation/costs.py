@@ -18,8 +18,13 @@ from optimum_mixq.utils.bits import LARGEST_BITS
 from optimum_mixq.utils.file_size import file_bytes
 
 
-def measure_costs(model: PreTrainedModel, arithmetic: str, stem_and_head_bits: int = LARGEST_BITS) -> UnitCosts:
-    """Return the costs of a model's units for one image of the configured size."""
+def measure_costs(
+    model: PreTrainedModel,
+    arithmetic: str,
+    stem_and_head_bits: int = LARGEST_BITS,
+    image_size: tuple[int, int] | None = None,
+) -> UnitCosts:
+    """Return the costs of a model's units for one image of this (height, width), or else of the configured one."""
     architecture = describe(model)
     macs = {unit.name: 0 for unit in architecture.units}
 
@@ -31,7 +36,7 @@ def measure_costs(model: PreTrainedModel, arithmetic: str, stem_and_head_bits: i
     with watched_units(model, watch), torch.no_grad():
         hooks = [_count_outputs(model, name, rows) for name in (*stems, *architecture.heads)]
         try:
-            model(pixel_values=blank_images(model, 1))
+            model(pixel_values=blank_images(model, 1, image_size))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -44,8 +44,8 @@ from optimum_mixq.utils.memory import return_freed_memory
 from optimum_mixq.utils.progress import progress_bar
 
 
-# Values (rows times channels) that the patch embedding may put out at once: four images of a ViT-B of 224 pixels.
-LARGEST_BATCH = 4 * 196 * 768
+# Values (rows times channels) that the first block may be given at once: four images of a ViT-B of 224 pixels.
+LARGEST_BATCH = 4 * 197 * 768
 
 
 # The modules that take the place of a unit's own at other bits, by unit, bits and module name.

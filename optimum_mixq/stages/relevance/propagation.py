@@ -134,9 +134,11 @@ def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None = None, stri
 
 
 _ACTIVATIONS = (F.relu, F.gelu, F.silu, F.leaky_relu, F.elu, torch.relu, torch.tanh, torch.sigmoid, Tensor.tanh)
+# The only contribution to a number's negative is that number.
+_SIGNS = (torch.neg, Tensor.neg, Tensor.__neg__)
 
 _RULES: dict[Any, Rule] = {
-    **{function: passing(function) for function in _ACTIVATIONS},
+    **{function: passing(function) for function in (*_ACTIVATIONS, *_SIGNS)},
     F.linear: _linear,
     F.layer_norm: _layer_norm,
     torch.add: _add,

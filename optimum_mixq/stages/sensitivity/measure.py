@@ -1,6 +1,9 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """What each bit-width costs each unit, by whichever method is asked for."""
 
+from dataclasses import replace
+
+from optimum_mixq.architectures.measuring import image_size_of
 from optimum_mixq.artifacts import SensitivityTable
 from optimum_mixq.images.fingerprints import fingerprint_inputs
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs, method_of, metric_names
@@ -20,7 +23,8 @@ def measure_sensitivity(
         raise ValueError(
             f"Expected metric to be one of {', '.join(known)} with sensitivity='{method}', found {inputs.metric!r}."
         )
-    return method_of(method).measure(inputs, fingerprint or mark_sensitivity(inputs, method))
+    table = method_of(method).measure(inputs, fingerprint or mark_sensitivity(inputs, method))
+    return replace(table, image_size=image_size_of(batch.pixel_values for batch in inputs.batches))
 
 
 def mark_sensitivity(inputs: SensitivityInputs, method: str = "measured") -> dict[str, str]:

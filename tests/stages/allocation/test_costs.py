@@ -4,9 +4,11 @@ from conftest import BUILDERS, WINDOWED, make_model, random_pixels
 from transformers import SwinConfig, SwinForImageClassification
 
 from optimum_mixq import MixQQuantizer
-from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.architectures.measuring import blank_images as blank
+from optimum_mixq.artifacts import BitPlan, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.pipeline import quantize_model
+from optimum_mixq.stages.allocation import costs as costs_module
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.utils.file_size import saved_bytes
 
@@ -77,3 +79,28 @@ def test_windows_are_counted():
     assert costs.macs["stages.0.blocks.0.qk"] == 64 * 4 * 4 * 8
     assert costs.macs["stages.3.blocks.0.qk"] == 1 * 4 * 4 * 64
     assert costs.macs["stages.2.reduction"] == 2 * 2 * (4 * 32) * (2 * 32)
+
+
+def test_images_of_another_size_are_counted_as_they_are():
+    model = make_model("dinov2")  # 24 wide, patches of 4: 16 and a class token at the configured 16 pixels
+    assert measure_costs(model, "folded").macs["blocks.0.qk"] == 17 * 17 * 24
+    costs = measure_costs(model, "folded", image_size=(8, 12))
+    assert costs.macs["blocks.0.qk"] == 7 * 7 * 24 and costs.macs["blocks.0.proj"] == 7 * 24 * 24
+    with pytest.raises(ValueError, match="Expected images of 16 x 16 pixels, found 8 x 12"):
+        measure_costs(make_model("vit"), "folded", image_size=(8, 12))
+
+
+def test_a_quantizer_counts_the_images_that_it_is_given(monkeypatch, tmp_path):
+    model, sizes = make_model("dinov2"), []
+    monkeypatch.setattr(costs_module, "blank_images", lambda *options: sizes.append(options[2]) or blank(*options))
+    pixels = random_pixels(model, 8)[..., :8]  # (16, 8)
+    quantizer = MixQQuantizer.from_pretrained(model)
+    config = MixQConfig(
+        calibration_samples=4, sensitivity_samples=4, relevance_samples=2, compare=False, candidate_bits=(3, 4, 5)
+    )
+    quantizer.quantize(config, pixels, tmp_path / "out")
+    quantizer.quantize(config, pixels, plan="uniform")
+    quantizer.allocate(quantizer.relevance, SensitivityTable.load(tmp_path / "out" / "mixq_sensitivity.json"), config)
+    quantizer.sweep(quantizer.relevance, quantizer.sensitivity, [4], config)
+    quantizer.report(random_pixels(model, 12, seed=5)[..., :8], tmp_path / "report")
+    assert len(sizes) == 5 and set(sizes) == {(16, 8)}

@@ -8,6 +8,7 @@ from optimum_mixq.architectures.describe import describe
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, quantize
 from optimum_mixq.stages.calibration.observers import RowObserver, minmax_grid
 from optimum_mixq.stages.calibration.reparameterization import clip_grid, fold, tensor_grid
+from optimum_mixq.tasks import run_model
 
 
 def norm_and_readers(bias=True):
@@ -51,26 +52,26 @@ def test_folded_inputs_get_the_codes_that_their_channels_had(fold_shift):
 def test_folding_a_whole_model_leaves_its_logits_alone_padding_included(name):
     model = make_model(name).double()
     pixels = random_pixels(model).double()
-    before = model(pixel_values=pixels).logits
+    before = run_model(model, pixels)
     for entry in describe(model).norms:
         norm = model.get_submodule(entry.norm)
         size = norm.weight.numel()
         grid = UniformGrid(0.1 + torch.rand(size).double(), torch.randint(0, 16, (size,)).double(), 4)
         fold(norm, [model.get_submodule(reader) for reader in entry.readers], grid, entry.shift_foldable)
-    assert torch.allclose(model(pixel_values=pixels).logits, before, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(run_model(model, pixels), before, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
 def test_folding_a_shift_through_padding_would_be_wrong():
     model = make_model("padded_swin").double()
     pixels = random_pixels(model).double()
-    before = model(pixel_values=pixels).logits
+    before = run_model(model, pixels)
     entry = next(entry for entry in describe(model).norms if not entry.shift_foldable)
     norm = model.get_submodule(entry.norm)
     size = norm.weight.numel()
     grid = UniformGrid(torch.full((size,), 0.1).double(), torch.randint(0, 16, (size,)).double(), 4)
     fold(norm, [model.get_submodule(reader) for reader in entry.readers], grid, fold_shift=True)
-    assert (model(pixel_values=pixels).logits - before).abs().max() > 1e-4
+    assert (run_model(model, pixels) - before).abs().max() > 1e-4
 
 
 def test_clipping_bounds_the_scales_and_leaves_inner_channels_alone():

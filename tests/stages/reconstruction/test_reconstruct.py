@@ -19,6 +19,7 @@ from optimum_mixq.stages.reconstruction import reconstruct as room
 from optimum_mixq.stages.reconstruction.budgets import BUDGETS, Budget
 from optimum_mixq.stages.reconstruction.learn import draw_batches, judge
 from optimum_mixq.stages.reconstruction.reconstruct import Reconstruction, split_images
+from optimum_mixq.tasks import run_model
 
 
 SHORT = Budget(iterations=12, batch_size=8)
@@ -35,7 +36,7 @@ def options(**given):
 
 @torch.no_grad()
 def logits(model, pixels):
-    return model(pixel_values=pixels).logits
+    return run_model(model, pixels)
 
 
 @pytest.mark.parametrize(

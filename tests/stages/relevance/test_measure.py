@@ -82,7 +82,7 @@ def test_heat_maps_of_swin_hold_all_relevance(name):
 
 def test_heat_maps_do_not_depend_on_the_images_beside(model):
     pixels = random_pixels(model)
-    assert torch.allclose(explain(model, pixels)[1:2], explain(model, pixels[1:2]), atol=1e-5)
+    assert torch.allclose(explain(model, pixels)[1:2], explain(model, pixels[1:2]), rtol=1e-2, atol=1e-5)
 
 
 def test_relevance_survives_saving(vit, tmp_path):

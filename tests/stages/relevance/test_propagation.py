@@ -8,6 +8,7 @@ from conftest import make_model, random_pixels
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.stages.relevance.propagation import relevance_rules
+from optimum_mixq.tasks import run_model
 
 
 def state_of(model):
@@ -27,15 +28,16 @@ def same(first, second):
 def test_the_forward_computes_what_it_did(model):
     pixels = random_pixels(model)
     with torch.no_grad():
-        plain = model(pixel_values=pixels).logits
+        plain = run_model(model, pixels)
     seen = []
     with relevance_rules(model, lambda unit, tensors: seen.append(unit)):
-        logits = model(pixel_values=pixels.requires_grad_()).logits
+        logits = run_model(model, pixels.requires_grad_())
     assert torch.allclose(logits, plain, atol=1e-5)
     assert sorted(seen) == sorted(unit.name for unit in describe(model).units)
 
 
 def test_the_model_is_restored(model):
+    model(pixel_values=random_pixels(model))  # transformers adds hooks of its own at the first forward
     model.train()
     next(iter(model.parameters())).requires_grad_(False)
     before = state_of(model)
@@ -55,9 +57,9 @@ def test_the_model_is_restored_after_an_error(model):
 
 def test_watched_units_leave_gradients_plain(vit):
     pixels = random_pixels(vit).requires_grad_()
-    (plain,) = torch.autograd.grad(vit(pixel_values=pixels).logits[:, 0].sum(), pixels)
+    (plain,) = torch.autograd.grad(run_model(vit, pixels)[:, 0].sum(), pixels)
     with watched_units(vit, lambda unit, tensors: None):
-        logits = vit(pixel_values=pixels).logits
+        logits = run_model(vit, pixels)
     assert torch.allclose(torch.autograd.grad(logits[:, 0].sum(), pixels)[0], plain, atol=1e-6)
 
 
@@ -92,7 +94,7 @@ def gradients_of(model, pixels):
 
 def gradient_of_logits(model, pixels):
     pixels = pixels.clone().requires_grad_()
-    logits = model(pixel_values=pixels).logits
+    logits = run_model(model, pixels)
     return torch.autograd.grad(logits[:, 0].sum(), pixels)[0]
 
 
@@ -104,6 +106,9 @@ def gradient_of_logits(model, pixels):
         lambda values, factor: torch.mul(values, factor),
         lambda values, factor: values.mul(factor),
         lambda values, factor: 3.0 * values,
+        lambda values, factor: -values,
+        lambda values, factor: values.neg(),
+        lambda values, factor: torch.neg(values),
     ],
 )
 def test_a_factor_that_does_not_depend_on_the_image_changes_no_relevance(vit, scale):

@@ -18,6 +18,7 @@ from optimum_mixq.stages.sensitivity import swapping
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
 from optimum_mixq.stages.sensitivity.registry import SensitivityInputs
 from optimum_mixq.stages.sensitivity.swapping import _Measurement, replaced_modules
+from optimum_mixq.tasks import run_model, task_of
 from optimum_mixq.utils import progress
 
 
@@ -51,12 +52,16 @@ def test_damage_is_what_the_whole_model_shows(model):
     baseline, variants = prepared(model)
     table = table_of(model, baseline, variants, batches_of(model), "kl")
     pixels = torch.cat([batch.pixel_values for batch in batches_of(model)])
-    reference = model(pixel_values=pixels).logits
-    before = score(baseline(pixel_values=pixels).logits, None, reference).kl
+    reference = run_model(model, pixels)
+
+    def diverge():
+        return float(task_of(model).divergence(run_model(baseline, pixels).double(), reference.double()).mean())
+
+    before = diverge()
     assert table.baseline_damage == pytest.approx(before, rel=1e-4)
     for unit in describe(model).units[::3]:
         with replaced_modules(baseline, variants[unit.name][(2, 2)]):
-            after = score(baseline(pixel_values=pixels).logits, None, reference).kl
+            after = diverge()
         assert table.table[unit.name][(2, 2)] == pytest.approx(after - before, rel=1e-3, abs=1e-7)
         assert table.table[unit.name][(8, 8)] == 0.0
 
@@ -66,10 +71,10 @@ def test_a_temperature_divides_the_logits_and_its_square_multiplies_the_divergen
     baseline, variants = prepared(vit)
     table = table_of(vit, baseline, variants, batches_of(vit), temperature=3.0)
     pixels = torch.cat([batch.pixel_values for batch in batches_of(vit)])
-    reference = baseline(pixel_values=pixels).logits
+    reference = run_model(baseline, pixels)
     unit = describe(vit).units[0].name
     with replaced_modules(baseline, variants[unit][(2, 2)]):
-        after = baseline(pixel_values=pixels).logits
+        after = run_model(baseline, pixels)
     assert table.table[unit][(2, 2)] == pytest.approx(9 * score(after / 3, None, reference / 3).kl, rel=1e-4)
 
 

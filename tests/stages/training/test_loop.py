@@ -22,7 +22,7 @@ from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.data import TrainingImages
 from optimum_mixq.stages.training.groups import parameter_groups
 from optimum_mixq.stages.training.loop import train
-from optimum_mixq.tasks import task_of
+from optimum_mixq.tasks import run_model, task_of
 
 
 QUICK = MixQTrainingConfig(epochs=2, batch_size=4, shift=0.2, learning_rate=5e-4, step_learning_rate=1e-3)
@@ -50,7 +50,7 @@ def assert_equal_weights(one, other):
 def test_every_parameter_learns_and_none_is_a_number_without_a_dimension(model):
     learner = trainable(model, bits=3).train()
     for either in (model, learner):
-        either(pixel_values=random_pixels(model)).logits.logsumexp(-1).sum().backward()
+        run_model(either, random_pixels(model)).logsumexp(-1).sum().backward()
     # DistributedDataParallel refuses parameters without a gradient, FSDP those of no dimension. Some classifiers have
     # parameters that they do not use themselves: a mask token, what pools for another head.
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}

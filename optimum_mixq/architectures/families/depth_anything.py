@@ -1,0 +1,46 @@
+# Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
+"""Depth Anything: the neck and a head as of a DPT on a DINOv2, whose configuration is a part of the model's."""
+
+from collections.abc import Mapping
+
+from transformers import PreTrainedModel
+
+from optimum_mixq.architectures.base import Architecture
+from optimum_mixq.architectures.families.dinov2 import GATED, PLAIN
+from optimum_mixq.architectures.families.dpt import DepthEncoder
+from optimum_mixq.architectures.families.encoder import Names, pair
+from optimum_mixq.architectures.registry import register_family
+
+
+@register_family
+class DepthAnything(DepthEncoder):
+    model_type = "depth_anything"
+    further: Mapping[str, tuple[str, ...]] = {"depth-estimation": ("DepthAnythingForDepthEstimation",)}
+    block_class = "Dinov2Layer"
+
+    def describe(self, model: PreTrainedModel) -> Architecture:
+        kind = model.config.backbone_config.model_type
+        if kind != "dinov2":
+            raise ValueError(
+                f"Expected a Depth Anything on a DINOv2, found one on '{kind}'. Choose a model such as "
+                "depth-anything/Depth-Anything-V2-Small-hf."
+            )
+        return super().describe(model)
+
+    def names_in(self, model: PreTrainedModel) -> Names:
+        return GATED if model.config.backbone_config.use_swiglu_ffn else PLAIN
+
+    def taps(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Return the blocks that the neck reads: stage n of the backbone is what block n - 1 puts out."""
+        stages = model.backbone.stage_names
+        return tuple(f"blocks.{stages.index(name) - 1}" for name in model.backbone.out_features)
+
+    def channels(self, model: PreTrainedModel) -> int:
+        return int(model.config.backbone_config.num_channels)
+
+    def image_size(self, model: PreTrainedModel) -> tuple[int, int]:
+        return pair(model.config.backbone_config.image_size)
+
+    def take_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
+        self.require_image_size(model, size)
+        model.config.backbone_config.image_size = size[0] if size[0] == size[1] else size
