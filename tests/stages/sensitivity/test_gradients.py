@@ -317,7 +317,8 @@ def test_images_are_taken_until_the_table_is_enough_however_they_are_batched(vit
         return table.images >= 4
 
     found = table_of(vit, batch=3, enough=enough)
-    assert [table.images for table in asked] == [2, 4] and found == asked[-1] and found.images == 4
+    assert [table.images for table in asked] == [2, 4] and found.images == 4
+    assert found == dataclasses.replace(asked[-1], image_size=(16, 16))
     other = table_of(vit, batch=8, enough=lambda table: table.images >= 4)
     first = table_of(vit, batch=2, images=16, enough=lambda table: table.images >= 4)
     for unit, row in found.table.items():
