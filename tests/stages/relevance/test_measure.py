@@ -37,7 +37,7 @@ def test_images_one_by_one_give_what_a_batch_gives(model, score):
     alone = measure_relevance(model, batches_of(model, size=1), score)
     assert alone.images == whole.images == 6
     for unit, share in whole.scores.items():
-        assert alone.scores[unit] == pytest.approx(share, abs=2e-5)
+        assert alone.scores[unit] == pytest.approx(share, rel=2e-3, abs=2e-5)
 
 
 def test_scores_differ_in_what_they_count(vit):
@@ -82,7 +82,8 @@ def test_heat_maps_of_swin_hold_all_relevance(name):
 
 def test_heat_maps_do_not_depend_on_the_images_beside(model):
     pixels = random_pixels(model)
-    assert torch.allclose(explain(model, pixels)[1:2], explain(model, pixels[1:2]), rtol=1e-2, atol=1e-5)
+    together, alone = explain(model, pixels)[1], explain(model, pixels[1:2])[0]
+    assert torch.allclose(together, alone, rtol=1e-2, atol=2e-3 * float(alone.abs().max()))
 
 
 def test_relevance_survives_saving(vit, tmp_path):
@@ -113,7 +114,7 @@ def test_logits_that_are_not_numbers_raise(vit):
 
 
 def test_an_unsupported_model_is_refused_with_the_supported_names():
-    with pytest.raises(ValueError, match=r"Expected a model of type beit, .* vit_msn, found 'Linear'"):
+    with pytest.raises(ValueError, match=r"Expected a model of type beit, .* vit_msn, yolos, found 'Linear'"):
         measure_relevance(nn.Linear(2, 2), [])
 
 
