@@ -180,6 +180,8 @@ class MixQQuantizer(OptimumQuantizer):
         """
         config = config or MixQConfig()
         target = None if save_dir is None else self._require_target(Path(save_dir))
+        if isinstance(plan, BitPlan):
+            plan.check_fits(describe(self.model))  # before images are opened
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         calibration = self.selection.calibration(images, config)
         given = self._read_plan(plan, config, calibration)

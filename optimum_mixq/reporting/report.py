@@ -74,7 +74,8 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Return what report.json holds (docs/report.md)."""
         contenders = [
-            dataclasses.asdict(contender) | {"accuracy_interval": contender.evaluation.accuracy_interval}
+            dataclasses.asdict(contender)
+            | {"evaluation": dict(contender.evaluation), "accuracy_interval": contender.evaluation.accuracy_interval}
             for contender in self.contenders
         ]
         return {
