@@ -83,7 +83,7 @@ def test_heat_maps_of_swin_hold_all_relevance(name):
 def test_heat_maps_do_not_depend_on_the_images_beside(model):
     pixels = random_pixels(model)
     together, alone = explain(model, pixels)[1], explain(model, pixels[1:2])[0]
-    assert torch.allclose(together, alone, rtol=1e-2, atol=2e-3 * float(alone.abs().max()))
+    assert torch.allclose(together, alone, rtol=1e-2, atol=1e-2 * float(alone.abs().max()))
 
 
 def test_relevance_survives_saving(vit, tmp_path):
