@@ -1,17 +1,19 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""How near the maps of a packed SegFormer stay to the float model's, and what is left of its mean IoU.
+"""How near packed models of segmentation and detection stay to the float ones, and what is left of their scores.
 
-    python benchmarks/segmentation.py --model FOLDER --data FASHION_MNIST     # measure and print the table
-    python benchmarks/segmentation.py --table                                 # print what was measured before
+    python benchmarks/scene_models.py --models FOLDER FOLDER --data FASHION_MNIST     # measure and print the table
+    python benchmarks/scene_models.py --table                                 # print what was measured before
 
-The model is that of examples/train_scene_models.py, and images are its scenes: those of training images 0 to 31 (seed
-1: 32 to 63, ...) set the ranges, 64 others choose the bits, and scenes of test images are what is reported.
+The models are those of examples/train_scene_models.py and examples/train_scene_detector.py, and images are their
+scenes: those of training images set the ranges (32 of them, others for each seed), 64 others choose the bits, and
+scenes of test images are what is reported. No model was trained on any of these scenes.
 """
 
 import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,15 @@ from optimum_mixq.utils.file_size import saved_bytes
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from scenes import compose_scenes, load_split
+from scenes import Scene, compose_scenes, load_split
 
 
-FILE = "segmentation.jsonl"
+FILE = "scene_models.jsonl"
+# By what the Hub calls the task: the label of a scene.
+LABELS: dict[str, Callable[[Scene], Any]] = {
+    "image-segmentation": Scene.mask_picture,
+    "object-detection": lambda scene: {"bbox": pixel_boxes(scene), "category": scene.classes.tolist()},
+}
 CHOOSING_SCENES = range(10_000_000, 10_000_064)  # none that the model was trained on
 CALIBRATION_START, PER_SEED = 20_000_000, 32
 
@@ -43,14 +50,14 @@ CALIBRATION_START, PER_SEED = 20_000_000, 32
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
-    if not arguments.table:
-        measure(arguments)
+    for folder in [] if arguments.table else arguments.models:
+        measure(folder, arguments)
     print(table())
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="folder of a model of examples/train_scene_models.py")
+    parser.add_argument("--models", nargs="+", type=Path, default=[], help="folders of models trained on scenes")
     parser.add_argument("--data", type=Path, help="folder that holds Fashion-MNIST")
     parser.add_argument("--bits", nargs="+", type=int, default=[8, 6, 4, 3])
     parser.add_argument("--mixed", nargs="*", type=int, default=[4, 3], help="bits that mixed plans have on average")
@@ -60,14 +67,15 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    model = load_model(arguments.model, dtype=torch.float32).eval()
-    processor = AutoImageProcessor.from_pretrained(arguments.model)
+def measure(folder: Path, arguments: argparse.Namespace) -> None:
+    model = load_model(folder, dtype=torch.float32).eval()
+    processor, task = AutoImageProcessor.from_pretrained(folder), task_of(model)
+    own = {"model": model.config.model_type, "score": task.accuracy_name}
 
     def scenes(split: str, numbers: range) -> list[Batch]:
         images, labels = load_split(arguments.data, split)
         composed = compose_scenes(images, labels, numbers, split)
-        pairs = [(scene.picture(), scene.mask_picture()) for scene in composed]
+        pairs = [(scene.picture(), LABELS[task.hub_task](scene)) for scene in composed]
         return list(open_images(pairs, model, processor, "evaluation").batches(range(len(pairs)), 32))
 
     evaluation, choosing = scenes("test", range(arguments.scenes)), scenes("train", CHOOSING_SCENES)
@@ -85,7 +93,7 @@ def measure(arguments: argparse.Namespace) -> None:
                     choice = choose(measured)
                     packed = choice.packed or quantize_model(model, choice.plan, calibration, config)
                     known = Known(measured.relevance)
-                row = {"bits": target, "plan": kind, "seed": seed, "seconds": time.process_time() - started}
+                row = own | {"bits": target, "plan": kind, "seed": seed, "seconds": time.process_time() - started}
                 row |= judge(model, packed, evaluation) | {"machine": machine()}
                 write_result(FILE, row)
                 print(row, flush=True)
@@ -98,25 +106,32 @@ def judge(model: PreTrainedModel, packed: PreTrainedModel, evaluation: list[Batc
             tally.add(logits[name], batch.labels, logits["float"])
     found, reference = (tallies[name].evaluation() for name in ("packed", "float"))
     return {
-        "images": found.images, "iou": 100 * (found.accuracy or 0), "float_iou": 100 * (reference.accuracy or 0),
+        "images": found.images, "found": 100 * (found.accuracy or 0), "float": 100 * (reference.accuracy or 0),
         "agreement": 100 * (found.agreement or 0), "kl": found.kl,
         "megabytes": saved_bytes(packed) / 1e6, "float_megabytes": saved_bytes(model) / 1e6,
     }  # fmt: skip
 
 
+def pixel_boxes(scene: Scene) -> list[list[float]]:
+    """Return the boxes of a scene as COCO has them: left, top, width, height."""
+    low, high = scene.boxes.split(2, -1)
+    return torch.cat([low, high - low], -1).tolist()
+
+
 def table() -> str:
     rows = read_results(FILE)
     lines = [
-        "| plan | bits | seeds | mean IoU % | float % | same class % | KL per pixel | MB (float) |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | plan | bits | seeds | score % | float % | same answer % | distance to float | MB (float) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for bits, plan in dict.fromkeys((row["bits"], row["plan"]) for row in rows):
-        group = [row for row in rows if (row["bits"], row["plan"]) == (bits, plan)]
-        cells = [spread(group, "iou", 1), f"{group[0]['float_iou']:.1f}", spread(group, "agreement", 1)]
+    for model, bits, plan in dict.fromkeys((row["model"], row["bits"], row["plan"]) for row in rows):
+        group = [row for row in rows if (row["model"], row["bits"], row["plan"]) == (model, bits, plan)]
+        cells = [spread(group, "found", 1), f"{group[0]['float']:.1f}", spread(group, "agreement", 1)]
         cells += [spread(group, "kl", 4), f"{group[0]['megabytes']:.2f} ({group[0]['float_megabytes']:.2f})"]
-        lines.append(f"| {plan} | {bits} | {len(group)} | {' | '.join(cells)} |")
+        lines.append(f"| {model} | {plan} | {bits} | {len(group)} | {' | '.join(cells)} |")
     images, machines = sorted({row["images"] for row in rows}), "; ".join(sorted({row["machine"] for row in rows}))
-    told = f"Mean (lowest-highest) over seeds. Evaluation images: {images}. Measured on {machines}."
+    scores = ", ".join(f"{model}: {score}" for model, score in dict.fromkeys((r["model"], r["score"]) for r in rows))
+    told = f"Mean (lowest-highest) over seeds. Scores: {scores}. Evaluation images: {images}. Measured on {machines}."
     return "\n".join([*lines, "", told])
 
 
