@@ -18,6 +18,7 @@ import halves
 import pairs
 import peers
 import reconstruction
+import scene_models
 import sensitivity
 import synthetic
 from common import geometric_mean, read_results
@@ -47,7 +48,7 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
             "mixed_precision": mixed_table, "scores": sensitivity.table_of_scores,
             "stabiliser": sensitivity.table_of_relevances, "pairs": pairs.table, "halves": halves.table,
-            "features": features.table,
+            "features": features.table, "scene_models": scene_models.table,
             "relevance": relevance_table, "qat": qat_table, "latency": latency_table,
             "deployment": deployment_tables.table_of_times,
             "deployment_accuracy": deployment_tables.table_of_accuracy,
