@@ -331,7 +331,7 @@ def test_an_unsupported_model_is_refused_at_once():
     from transformers import BertConfig, BertModel
 
     bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
-    with pytest.raises(ValueError, match="Expected a model of type .*swinv2, vit, vit_msn"):
+    with pytest.raises(ValueError, match="Expected a model of type .*swinv2, upernet, vit, vit_msn, yolos, found"):
         MixQQuantizer.from_pretrained(bert)
 
 

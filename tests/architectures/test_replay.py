@@ -47,9 +47,8 @@ def test_what_comes_after_the_last_block_is_reached_without_running_one(model):
         model.get_submodule(block.units[0].modules[0]).register_forward_pre_hook(lambda *_: ran.append("a block"))
         for block in architecture.blocks[:-1]
     ]
-    hidden = outputs[last][0]
-    hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-    taps = {name: outputs[module][0] for name, module in tapped.items()}
+    states = {name: found[0][0] if isinstance(found[0], tuple) else found[0] for name, found in outputs.items()}
+    hidden, taps = states[last], {name: states[module] for name, module in tapped.items()}
     end = finish(model, architecture, calls, torch.zeros_like(pixels[:1]), hidden, taps)
     found = task_of(model).logits(model, end)
     for hook in hooks:

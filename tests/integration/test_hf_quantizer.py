@@ -62,6 +62,7 @@ FRESH = """
 import sys, torch, optimum_mixq
 from pathlib import Path
 from transformers import AutoModelForImageClassification
+from optimum_mixq.tasks import run_model
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     model = AutoModelForImageClassification.from_pretrained(folder)
     pixels, expected = torch.load(folder / "expected.pt")
