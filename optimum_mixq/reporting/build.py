@@ -22,6 +22,7 @@ from optimum_mixq.reporting.compare import compare, score_together
 from optimum_mixq.reporting.frontier import Frontier, FrontierPoint, name_score, pack_plans
 from optimum_mixq.reporting.gallery import Gallery
 from optimum_mixq.reporting.report import Report, count_float_parts
+from optimum_mixq.reporting.wording import describe_ends
 from optimum_mixq.stages.allocation.candidates import target_bits
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.evaluation import Evaluation, measure_latency
@@ -91,8 +92,7 @@ def build_report(
         score_name=name_score(subject.config.alpha, subject.relevance),
         measured=points,
         trained=subject.trained,
-        stem_and_head_bits=subject.packed.config.quantization_config.stem_and_head_bits,
-        heads=len(describe(subject.model).heads),
+        ends=describe_ends(describe(subject.model), subject.packed.config.quantization_config.stem_and_head_bits),
         float_parts=count_float_parts(subject.packed),
         heat_maps=gallery.heat_maps(subject.model, HEAT_MAPS),
         disagreements=gallery.disagreements(),

@@ -11,7 +11,7 @@ from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.reporting.command import changed_options, write_command
 from optimum_mixq.reporting.comparison import Comparison
-from optimum_mixq.reporting.wording import describe_certainty, describe_ends
+from optimum_mixq.reporting.wording import describe_certainty
 from optimum_mixq.tasks import Task
 
 
@@ -27,14 +27,14 @@ def model_card(
     hub_task: str = Task.hub_task,
     embedding: str | None = None,
     loader: str = Task.auto_class.__name__,
-    heads: int = 1,
+    ends: str | None = None,
 ) -> ModelCard:
     """Return the card of a packed model; what was not measured is left out.
 
     `name` is where the model will lie: a repository on the Hub, or a folder. `float_name` is what the float model is
     called where the record names none, since it came from somebody's folder. `embedding` says where a model without a
-    classifier puts out its embeddings, `loader` is the class of transformers that loads the model, and `heads` the
-    number of linear layers after the last block.
+    classifier puts out its embeddings, `loader` is the class of transformers that loads the model, and `ends` the bits
+    of what is outside the plan, in words.
     """
     record = config.record or {}
     base = record.get("base_model")
@@ -44,7 +44,7 @@ def model_card(
         _loading(name, hub_task, embedding, loader),
         *([] if comparison is None else [_accuracy(comparison)]),
         _size(megabytes, float_megabytes, comparison),
-        _plan(plan, describe_ends(heads, config.stem_and_head_bits)),
+        _plan(plan, ends),
         _reproduction(config, plan, record, float_name, hub_task),
     ]
     data = _metadata(base, model_type, name, comparison, hub_task)
@@ -152,8 +152,8 @@ def _size(megabytes: float, float_megabytes: float, comparison: Comparison | Non
     return text
 
 
-def _plan(plan: BitPlan, ends: str) -> str:
-    lines = ["## Plan", "", f"{_bits_summary(plan)}; {ends}."]
+def _plan(plan: BitPlan, ends: str | None) -> str:
+    lines = ["## Plan", "", f"{_bits_summary(plan)}{'' if ends is None else f'; {ends}'}."]
     for title, key in (("Budget", "budget"), ("Achieved", "achieved")):
         found = {name: value for name, value in (plan.provenance.get(key) or {}).items() if value is not None}
         if found:

@@ -17,6 +17,7 @@ from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import FILE_NAME, ServedImages
 from optimum_mixq.reporting.card import model_card
 from optimum_mixq.reporting.comparison import Comparison
+from optimum_mixq.reporting.wording import describe_ends
 from optimum_mixq.stages.training.loop import EpochResult
 from optimum_mixq.tasks import task_of
 from optimum_mixq.tasks.loading import class_that_loads, load_model
@@ -56,7 +57,7 @@ class Quantized:
             task_of(self.model).hub_task,
             describe_embedding(self.model),
             class_that_loads(self.model),
-            len(describe(self.model).heads),
+            describe_ends(describe(self.model), self.config.stem_and_head_bits),
         )
         card.save(folder / "README.md")
 

@@ -52,8 +52,7 @@ class Report:
     score_name: str = "relevance x sensitivity"
     measured: tuple[FrontierPoint, ...] = ()  # the frontier by what packed models do on the images
     trained: bool = False  # the packed model, which the frontier's are not
-    stem_and_head_bits: int = 8
-    heads: int = 1  # linear layers after the last block that are quantized
+    ends: str = "patch embedding and head at 8 bits"  # what is quantized outside the plan
     float_parts: dict[str, int] = dataclasses.field(default_factory=dict)
     heat_maps: tuple[HeatMap, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()  # those shown

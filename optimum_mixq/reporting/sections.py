@@ -21,7 +21,6 @@ from optimum_mixq.reporting.slider import (
     shares_of_widths,
 )
 from optimum_mixq.reporting.tables import contender_table, frontier_points, layer_table, measured_table
-from optimum_mixq.reporting.wording import describe_ends
 from optimum_mixq.stages.evaluation import Evaluation
 
 
@@ -63,7 +62,7 @@ def bits(report: Report) -> str:
     note = (
         "Each column is a block of the network, from input to output. 5 / 4 stands for weights of 5 bits and "
         "activations of 4; qk and av multiply two activations. Outside the plan: "
-        f"{describe_ends(report.heads, report.stem_and_head_bits)}."
+        f"{report.ends}."
     )
     if report.measured:
         note += " The slider shows the bits at other sizes, each of which was packed and measured."

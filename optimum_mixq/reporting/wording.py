@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from optimum_mixq.architectures.describe import Architecture
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.evaluation import Evaluation
@@ -29,14 +30,11 @@ def describe_span(numbers: Sequence[int]) -> str:
     return f"{min(numbers)} to {max(numbers)}" if min(numbers) != max(numbers) else str(min(numbers))
 
 
-def describe_ends(heads: int, bits: int) -> str:
-    """Return which layers outside the plan have how many bits; `heads` is the number of layers after the last block.
-
-    >>> describe_ends(1, 8), describe_ends(2, 4), describe_ends(0, 8)
-    ('patch embedding and head at 8 bits', 'patch embedding and heads at 4 bits', 'patch embedding at 8 bits')
-    """
-    after = "" if not heads else " and head" if heads == 1 else " and heads"
-    return f"patch embedding{after} at {bits} bits"
+def describe_ends(architecture: Architecture, bits: int) -> str:
+    """Return which quantized layers outside the plan a model has, and their bits."""
+    stem = () if architecture.stem is None else ("patch embedding",)
+    heads = () if not architecture.heads else ("head" if len(architecture.heads) == 1 else "heads",)
+    return f"{' and '.join((*stem, *heads))} at {bits} bits" if stem or heads else "nothing that is quantized"
 
 
 def describe_plan(plan: BitPlan, model: PreTrainedModel) -> str:

@@ -5,16 +5,18 @@ import shlex
 from argparse import ArgumentParser
 
 import pytest
-from conftest import random_pixels
+from conftest import make_model, random_pixels
 from huggingface_hub import ModelCard
 
 from optimum.commands.register.register_mixq import MixQCommand, MixQQuantizeCommand
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, demo_model_path
+from optimum_mixq.architectures.describe import describe
 from optimum_mixq.cli import _read_config
 from optimum_mixq.config import GROUPS, SavedState
 from optimum_mixq.reporting.card import model_card
 from optimum_mixq.reporting.command import OPTIONS_WITH_WORDS
 from optimum_mixq.reporting.comparison import Comparison, Contender
+from optimum_mixq.reporting.wording import describe_ends
 from optimum_mixq.stages.evaluation import Evaluation
 
 
@@ -28,11 +30,11 @@ PLAN = BitPlan(
 )
 
 
-def card(plan=PLAN, heads=1, **changes):
+def card(plan=PLAN, ends="patch embedding and head at 8 bits", **changes):
     config = MixQConfig(bits=4, plan=PLAN.bits, record=RECORD, **changes)
     contenders = (Contender("float", 8.0, 2.0, FLOAT), Contender("quantized", 1.0, None, PACKED))
     comparison = Comparison(contenders, "me/pictures", "test", "a machine")
-    return model_card(config, plan, "vit", 1.0, 8.0, "me/vit-mixq4", "vit", comparison, heads=heads)
+    return model_card(config, plan, "vit", 1.0, 8.0, "me/vit-mixq4", "vit", comparison, ends=ends)
 
 
 def test_the_card_says_how_sure_the_choice_of_bits_is():
@@ -47,8 +49,16 @@ def test_the_card_says_how_sure_the_choice_of_bits_is():
 
 
 def test_the_card_names_the_bits_of_what_is_outside_the_plan():
-    for heads, words in ((0, "embedding at 3"), (1, "embedding and head at 3"), (2, "embedding and heads at 3")):
-        assert f"activations at 4 to 8; patch {words} bits." in str(card(heads=heads, stem_and_head_bits=3))
+    for name, words in (
+        ("dinov3", "patch embedding at 3 bits"),
+        ("vit", "patch embedding and head at 3 bits"),
+        ("deit_with_teacher", "patch embedding and heads at 3 bits"),
+        ("segformer", "head at 3 bits"),
+        ("segmenting_segformer", "nothing that is quantized"),
+    ):
+        ends = describe_ends(describe(make_model(name)), 3)
+        assert ends == words
+        assert f"activations at 4 to 8; {words}." in str(card(ends=ends))
 
 
 def test_the_metadata_can_be_read_back_and_holds_the_result():
