@@ -184,13 +184,17 @@ class Family(ABC):
         """
         return {}
 
+    def encoder_config(self, model: PreTrainedModel) -> Any:
+        """Return the configuration of what the images go into: the model's, unless that holds it as a part."""
+        return model.config
+
     def channels(self, model: PreTrainedModel) -> int:
         """Return how many channels the model's images have."""
-        return int(model.config.num_channels)
+        return int(self.encoder_config(model).num_channels)
 
     def image_size(self, model: PreTrainedModel) -> tuple[int, int]:
         """Return the (height, width) that the model is configured for."""
-        size = model.config.image_size
+        size = self.encoder_config(model).image_size
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def takes_any_size(self, model: PreTrainedModel) -> bool:
@@ -203,7 +207,7 @@ class Family(ABC):
         Raises a ValueError if it cannot.
         """
         self.require_image_size(model, size)
-        model.config.image_size = size[0] if size[0] == size[1] else size
+        self.encoder_config(model).image_size = size[0] if size[0] == size[1] else size
 
     def require_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
         """Raise a ValueError if the model cannot run images of this (height, width)."""
@@ -242,6 +246,12 @@ def linear_layers_of(model: nn.Module, head: str) -> tuple[str, ...]:
     """Return the linear layers of a head: itself, those of an MLP, or none where features come out as they are."""
     modules = (dict(model.named_modules()).get(head) or nn.Identity()).named_modules(prefix=head)
     return tuple(name for name, module in modules if hasattr(module, "in_features"))  # quantized ones have it too
+
+
+def layers_under(model: nn.Module, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the linear layers and convolutions that start with one of these words."""
+    layers = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d)))
+    return tuple(name for name in layers if name.startswith(prefixes))
 
 
 def chain_of(module: str) -> str:

@@ -1,7 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Rules of relevance for convolutions of hidden states and for maps that are resized; `rules.py` has the others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn.grad import conv2d_input
+
+from optimum_mixq.architectures.base import Rule
+from optimum_mixq.architectures.rules import passing
 
 
 class PositiveConvolution(Function):
@@ -130,3 +133,13 @@ def pooling(input: Tensor, output_size: Any) -> Tensor | None:
     if not input.requires_grad:
         return None
     return Resizing.apply(input, partial(F.adaptive_avg_pool2d, output_size=output_size))
+
+
+# What convolutional decoders call on hidden states.
+DECODER_RULES: Mapping[Callable[..., Any], Rule] = {
+    F.conv2d: convolution,
+    F.conv_transpose2d: transposed_convolution,
+    F.interpolate: resizing,
+    F.adaptive_avg_pool2d: pooling,
+    F.batch_norm: passing(F.batch_norm),
+}

@@ -27,11 +27,9 @@ class CLIP(Encoder):
         heads="num_heads",
     )
 
-    def channels(self, model: PreTrainedModel) -> int:
-        return int(_vision_config(model).num_channels)
-
-    def image_size(self, model: PreTrainedModel) -> tuple[int, int]:
-        return (_vision_config(model).image_size,) * 2  # transformers 5.9 to 5.23 take one number
+    def encoder_config(self, model: PreTrainedModel) -> Any:
+        """Return the configuration of the vision tower: the model's, or a part of it."""
+        return getattr(model.config, "vision_config", model.config)
 
     @torch.no_grad()
     def take_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
@@ -51,7 +49,7 @@ class CLIP(Encoder):
         embeddings.position_embedding = nn.Embedding.from_pretrained(interpolated, freeze=not positions.requires_grad)
         embeddings.num_patches, embeddings.num_positions = count, len(interpolated)
         embeddings.position_ids = torch.arange(len(interpolated), device=positions.device)[None]
-        embeddings.image_size = _vision_config(model).image_size = size[0]
+        embeddings.image_size = self.encoder_config(model).image_size = size[0]
 
     def without_head(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the vision tower."""
@@ -79,8 +77,3 @@ class CLIPVision(CLIP):
 
 
 register_encoder("clip", "CLIPVisionModelWithProjection")
-
-
-def _vision_config(model: PreTrainedModel) -> Any:
-    """Return the configuration of the vision tower: the model's, or a part of it."""
-    return getattr(model.config, "vision_config", model.config)

@@ -2,13 +2,14 @@
 """Depth Anything: the neck and a head as of a DPT on a DINOv2, whose configuration is a part of the model's."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import Architecture
 from optimum_mixq.architectures.families.dinov2 import GATED, PLAIN
 from optimum_mixq.architectures.families.dpt import DepthEncoder
-from optimum_mixq.architectures.families.encoder import Names, pair
+from optimum_mixq.architectures.families.encoder import Names
 from optimum_mixq.architectures.registry import register_family
 
 
@@ -35,12 +36,5 @@ class DepthAnything(DepthEncoder):
         stages = model.backbone.stage_names
         return tuple(f"blocks.{stages.index(name) - 1}" for name in model.backbone.out_features)
 
-    def channels(self, model: PreTrainedModel) -> int:
-        return int(model.config.backbone_config.num_channels)
-
-    def image_size(self, model: PreTrainedModel) -> tuple[int, int]:
-        return pair(model.config.backbone_config.image_size)
-
-    def take_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
-        self.require_image_size(model, size)
-        model.config.backbone_config.image_size = size[0] if size[0] == size[1] else size
+    def encoder_config(self, model: PreTrainedModel) -> Any:
+        return model.config.backbone_config

@@ -4,15 +4,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch.nn.functional as F
-from torch import nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.base import Architecture, Rule
-from optimum_mixq.architectures.convolution_rules import convolution, resizing, transposed_convolution
-from optimum_mixq.architectures.families.encoder import Encoder, Names
+from optimum_mixq.architectures.base import Architecture, Rule, layers_under
+from optimum_mixq.architectures.convolution_rules import DECODER_RULES
+from optimum_mixq.architectures.families.encoder import NESTED_NAMES, Encoder
 from optimum_mixq.architectures.registry import register_family
-from optimum_mixq.architectures.rules import passing
 
 
 # What makes maps of hidden states, and what makes depth of these.
@@ -27,16 +24,10 @@ class DepthEncoder(Encoder):
 
     def left_float(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Return the layers of the neck and of the head."""
-        layers = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d)))
-        return tuple(name for name in layers if name.startswith(DECODER))
+        return layers_under(model, DECODER)
 
     def rules(self) -> Mapping[Callable[..., Any], Rule]:
-        return {
-            F.conv2d: convolution,
-            F.conv_transpose2d: transposed_convolution,
-            F.interpolate: resizing,
-            F.batch_norm: passing(F.batch_norm),
-        }
+        return DECODER_RULES
 
     def takes_any_size(self, model: PreTrainedModel) -> bool:
         return True  # each forward interpolates the position embeddings
@@ -49,15 +40,7 @@ class DPT(DepthEncoder):
     further: Mapping[str, tuple[str, ...]] = {"depth-estimation": ("DPTForDepthEstimation",)}
     optional = ("pooler",)
     block_class = "DPTViTLayer"
-    names = Names(
-        attention="attention.attention",
-        qkv=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-        proj="attention.output.dense",
-        fc1=("intermediate.dense",),
-        fc2="output.dense",
-        activation="intermediate.intermediate_act_fn",
-        head_size="attention_head_size",
-    )
+    names = NESTED_NAMES
 
     def describe(self, model: PreTrainedModel) -> Architecture:
         config = model.config

@@ -39,6 +39,18 @@ class Names:
     plain_sums: bool = True  # whether what proj and fc2 put out is added to the hidden states as it is
 
 
+# Of the modelling files that still nest their layers as BERT does.
+NESTED_NAMES = Names(
+    attention="attention.attention",
+    qkv=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    proj="attention.output.dense",
+    fc1=("intermediate.dense",),
+    fc2="output.dense",
+    activation="intermediate.intermediate_act_fn",
+    head_size="attention_head_size",
+)
+
+
 class Encoder(Family):
     """A family whose blocks are modules of one class, in one list."""
 

@@ -5,15 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import Architecture, Block, Family, NormReaders, Rule, Unit, linear_layers_of
-from optimum_mixq.architectures.convolution_rules import convolution, resizing
+from optimum_mixq.architectures.convolution_rules import DECODER_RULES
 from optimum_mixq.architectures.families.encoder import Names, transformer_block
 from optimum_mixq.architectures.registry import register_family
-from optimum_mixq.architectures.rules import passing
 
 
 SEGMENTERS = ("SegformerForSemanticSegmentation",)
@@ -50,7 +48,7 @@ class Segformer(Family):
         return hidden.flatten(2).mean(2) if hidden.ndim == 4 else hidden.mean(1)
 
     def rules(self) -> Mapping[Callable[..., Any], Rule]:
-        return {F.conv2d: convolution, F.interpolate: resizing, F.batch_norm: passing(F.batch_norm)}
+        return DECODER_RULES
 
     def image_size(self, model: PreTrainedModel) -> tuple[int, int]:
         """Return the size in the configuration. transformers 5.23 has none there, but published models do."""

@@ -4,13 +4,14 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import Architecture, Block, Family, NormReaders, Unit
-from optimum_mixq.architectures.families.encoder import Names, assemble, transformer_block
+from optimum_mixq.architectures.families.encoder import Names, assemble, pair, transformer_block
 from optimum_mixq.architectures.registry import register_family
 
 
@@ -24,7 +25,7 @@ class Swin(Family):
     merging_class = "SwinPatchMerging"
 
     def describe(self, model: PreTrainedModel) -> Architecture:
-        blocks = list(self._blocks(model))
+        blocks = list(self.blocks(model))
         return assemble(model, self.model_type, ("classifier",), blocks, left_float=self.left_float(model))
 
     def left_float(self, model: PreTrainedModel) -> tuple[str, ...]:
@@ -39,13 +40,13 @@ class Swin(Family):
         return F.adaptive_avg_pool1d(outputs["last_hidden_state"].transpose(1, 2), 1).flatten(1)
 
     def takes_any_size(self, model: PreTrainedModel) -> bool:
-        return not getattr(model.config, "use_absolute_embeddings", False)
+        return not getattr(self.encoder_config(model), "use_absolute_embeddings", False)
 
     def require_image_size(self, model: PreTrainedModel, size: tuple[int, int]) -> None:
         super().require_image_size(model, size)
         # transformers 5.23 narrows a window to its map, but not the table of relative positions that goes with it.
-        window, last = model.config.window_size, len(model.config.depths) - 1
-        sides = _map_sides(model, size, last)
+        config = self.encoder_config(model)
+        window, sides = config.window_size, _map_sides(config, size, len(config.depths) - 1)
         if min(sides) < window:
             raise ValueError(
                 f"Expected images whose maps are no smaller than the model's window of {window}, found {size[0]} x "
@@ -56,7 +57,7 @@ class Swin(Family):
     def block(self, model: PreTrainedModel, module: str, name: str) -> Block:
         """Return the block of one module."""
         stage = int(_numbers(module)[0])
-        block = transformer_block(model, module, name, Names(), not _pads_windows(model, stage))
+        block = transformer_block(model, module, name, Names(), not _pads_windows(self.encoder_config(model), stage))
         # What attention puts out lies in windows: the hidden states that it is added to do not.
         # Windows are padded and shifted, and their mask takes the dtype of what attention reads.
         norms = (replace(block.norms[0], direct=False), *block.norms[1:])
@@ -70,7 +71,7 @@ class Swin(Family):
         norm = NormReaders(f"{module}.norm", (reduction,), direct=True)
         return Block(f"{name}.merging", module, (unit,), (norm,))
 
-    def _blocks(self, model: PreTrainedModel) -> Iterator[Block]:
+    def blocks(self, model: PreTrainedModel) -> Iterator[Block]:
         """Yield blocks as the forward runs them: `named_modules` of a stage lists its blocks before the merging."""
         for name, module in model.named_modules():
             if type(module).__name__ == self.block_class:
@@ -92,18 +93,14 @@ def _numbers(module: str) -> list[str]:
     return re.findall(r"\.(\d+)(?=\.|$)", module)
 
 
-def _pads_windows(model: PreTrainedModel, stage: int) -> bool:
+def _pads_windows(config: Any, stage: int) -> bool:
     """Return whether a stage's map, at the configured image size, does not divide by its window."""
-    config = model.config
-    image = config.image_size if isinstance(config.image_size, (tuple, list)) else (config.image_size,) * 2
-    return any(side % config.window_size for side in _map_sides(model, image, stage))
+    return any(side % config.window_size for side in _map_sides(config, pair(config.image_size), stage))
 
 
-def _map_sides(model: PreTrainedModel, image: Sequence[int], stage: int) -> list[int]:
+def _map_sides(config: Any, image: Sequence[int], stage: int) -> list[int]:
     """Return height and width of a stage's map, for images of (height, width)."""
-    patch = model.config.patch_size
-    patches = (patch, patch) if isinstance(patch, int) else patch
-    sides = [-(-side // length) for side, length in zip(image, patches, strict=True)]
+    sides = [-(-side // length) for side, length in zip(image, pair(config.patch_size), strict=True)]
     for _ in range(stage):
         sides = [-(-side // 2) for side in sides]  # merging pads odd sides, so it rounds up
     return sides

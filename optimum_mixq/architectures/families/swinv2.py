@@ -2,6 +2,7 @@
 """Swin V2: LayerNorm after each branch, and scores that are cosines, with a bias from a small MLP on positions."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -9,21 +10,17 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import Block, Family, Rule, Unit
-from optimum_mixq.architectures.families.encoder import Names, transformer_block
+from optimum_mixq.architectures.families.encoder import NESTED_NAMES, transformer_block
 from optimum_mixq.architectures.families.swin import Swin
 from optimum_mixq.architectures.registry import register_family
 from optimum_mixq.architectures.rules import passing
 
 
-NAMES = Names(
+NAMES = replace(
+    NESTED_NAMES,
     attention="attention.self",
     qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
-    proj="attention.output.dense",
-    fc1=("intermediate.dense",),
-    fc2="output.dense",
-    activation="intermediate.intermediate_act_fn",
     norms=(),  # no LayerNorm is read by linear layers alone
-    head_size="attention_head_size",
     plain_scores=False,  # they are cosines
 )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.base import Architecture, Rule, find_module
-from optimum_mixq.architectures.families.encoder import Encoder, Names
+from optimum_mixq.architectures.families.encoder import NESTED_NAMES, Encoder
 from optimum_mixq.architectures.registry import register_family
 from optimum_mixq.architectures.rules import passing
 
@@ -28,15 +28,7 @@ class Yolos(Encoder):
     optional = ("pooler",)
     block_class = "YolosLayer"
     heads = ("class_labels_classifier", "bbox_predictor", "pooler")
-    names = Names(
-        attention="attention.attention",
-        qkv=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-        proj="attention.output.dense",
-        fc1=("intermediate.dense",),
-        fc2="output.dense",
-        activation="intermediate.intermediate_act_fn",
-        head_size="attention_head_size",
-    )
+    names = NESTED_NAMES
 
     def describe(self, model: PreTrainedModel) -> Architecture:
         architecture = super().describe(model)
