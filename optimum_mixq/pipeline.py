@@ -280,9 +280,11 @@ class Measurements:
         """
         config, known = self.config, self.known.sensitivity
         candidates = measured_bits(config.budget, config.baseline, self.costs)
+        samples = min(config.calibration_samples, CHOOSING_IMAGES)
         settings = digest_settings(
-            config.calibration, config.sensitivity_options, further=method_of(config.sensitivity).settings()
-        )
+            replace(config.calibration, calibration_samples=samples), config.sensitivity_options,
+            further=method_of(config.sensitivity).settings(),
+        )  # fmt: skip
         marks = {**self._inputs, **settings}
         # Relevance is measured before anything is held for sensitivity.
         enough = None if self.every_image else partial(self._is_enough, self.relevance)

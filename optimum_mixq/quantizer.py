@@ -180,8 +180,7 @@ class MixQQuantizer(OptimumQuantizer):
         """
         config = config or MixQConfig()
         target = None if save_dir is None else self._require_target(Path(save_dir))
-        if isinstance(plan, BitPlan):
-            plan.check_fits(describe(self.model))  # before images are opened
+        plan = self._open_plan(plan)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         calibration = self.selection.calibration(images, config)
         given = self._read_plan(plan, config, calibration)
@@ -217,6 +216,7 @@ class MixQQuantizer(OptimumQuantizer):
         target = None if save_dir is None else self._require_target(Path(save_dir))
         training = training or MixQTrainingConfig()
         require_lesson(task_of(self.model), training)
+        plan = self._open_plan(plan)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         if training.distillation < 1:  # then labels have to be the model's
             images = open_images(images, self.model, self.processor, "evaluation")
@@ -388,10 +388,18 @@ class MixQQuantizer(OptimumQuantizer):
         """Return the configuration that the quantized model was made with, else the default."""
         return MixQConfig() if self.result is None else dataclasses.replace(self.result.config, plan=None, record=None)
 
+    def _open_plan(self, plan: BitPlan | str | Path | None) -> BitPlan | str | None:
+        """Return a plan, or its name, before images are opened: one in a file is read, and has to fit the model."""
+        if plan is None or plan in ("mixed", "uniform"):
+            return plan
+        opened = plan if isinstance(plan, BitPlan) else BitPlan.load(plan)
+        opened.check_fits(describe(self.model))
+        return opened
+
     def _read_plan(
-        self, plan: BitPlan | str | Path | None, config: MixQConfig, calibration: Sequence[Tensor]
+        self, plan: BitPlan | str | None, config: MixQConfig, calibration: Sequence[Tensor]
     ) -> BitPlan | None:
-        """Return the plan that was given, or None for one that is to be chosen."""
+        """Return the plan that was given if it keeps the budget on such images, or None for one to be chosen."""
         if plan is None or plan == "mixed":
             return None
         return read_plan(

@@ -48,6 +48,8 @@ def test_a_plan_is_chosen_from_one_blank_image_and_one_digest_of_weights_and_ima
         ({"bits": 5, "alpha": 0.5, "compare": False, "batch_size": 3}, True, True),
         ({"score": "signed"}, False, True),
         ({"relevance_samples": 3}, False, True),
+        ({"calibration_samples": 200}, True, True),  # bits are chosen with the first 32 of them
+        ({"calibration_samples": 20}, True, False),
         ({"ridge": 2.0}, True, False),
         ({"temperature": 1.0}, True, False),
     ],

@@ -166,10 +166,14 @@ def test_overrides_beside_a_whole_plan_are_refused(vit):
         )
 
 
-def test_a_plan_of_another_model_is_refused_before_images_are_read(vit):
-    with pytest.raises(ValueError, match="The plan names the unit 'stages.0"):
-        other = BitPlan.uniform(make_model("swin"), 4)
-        MixQQuantizer.from_pretrained(vit).quantize(SMALL, "no/such/folder", plan=other)
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_plan_of_another_model_is_refused_before_images_are_read(saved, vit, tmp_path):
+    other = BitPlan.uniform(make_model("swin"), 4)
+    other.save(tmp_path / "plan.json")
+    plan, quantizer = tmp_path / "plan.json" if saved else other, MixQQuantizer.from_pretrained(vit)
+    for call in (quantizer.quantize, quantizer.train):
+        with pytest.raises(ValueError, match="The plan names the unit 'stages.0"):
+            call(config=SMALL, dataset="no/such/folder", plan=plan)
 
 
 def test_a_failure_leaves_plan_and_model_as_they_were(vit):
