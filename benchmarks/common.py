@@ -78,6 +78,12 @@ def geometric_mean(ratios: Iterable[float]) -> float:
     return math.exp(statistics.mean(map(math.log, ratios)))
 
 
+def spread(values: list[float], digits: int = 2) -> str:
+    """Return the mean, and the lowest and highest."""
+    mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
+    return f"{mean} ({low}-{high})"
+
+
 def machine() -> str:
     processor = next(
         (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),

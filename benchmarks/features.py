@@ -10,13 +10,11 @@ neighbour among the other evaluation images, by the same model's embeddings, has
 """
 
 import argparse
-import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from common import load_subject, logits_of, machine, read_results, write_result
+from common import load_subject, logits_of, machine, read_results, spread, write_result
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -101,7 +99,10 @@ def table() -> str:
     ]
     for key in dict.fromkeys((row["model"], row["bits"], row["plan"]) for row in rows):
         group = [row for row in rows if (row["model"], row["bits"], row["plan"]) == key]
-        distances, accuracies = spread(group, "distance", 4), spread(group, "accuracy", 1)
+        distances, accuracies = (
+            spread([row["distance"] for row in group], 4),
+            spread([row["accuracy"] for row in group], 1),
+        )
         lines.append(
             f"| {key[0]} | {key[2]} | {key[1]} | {len(group)} | {distances} | {accuracies} "
             f"| {group[0]['float_accuracy']:.1f} |"
@@ -109,11 +110,6 @@ def table() -> str:
     images, machines = sorted({row["images"] for row in rows}), "; ".join(sorted({row["machine"] for row in rows}))
     told = f"Mean (lowest-highest) over seeds. Evaluation images: {images}. Measured on {machines}."
     return "\n".join([*lines, "", told])
-
-
-def spread(rows: list[dict[str, Any]], name: str, digits: int) -> str:
-    values = [row[name] for row in rows]
-    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

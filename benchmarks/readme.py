@@ -21,7 +21,7 @@ import reconstruction
 import scene_models
 import sensitivity
 import synthetic
-from common import geometric_mean, read_results
+from common import geometric_mean, read_results, spread
 
 from optimum_mixq import DEMO_MODELS, demo_model_path
 
@@ -251,12 +251,6 @@ def qat_table() -> str:
     steps = ", ".join(f"{row['ratio']:.2f} ({row['model']})" for row in rows if row["kind"] == "step")
     told = f"Test images: {sorted({row['tested'] for row in found})}"
     return "\n".join([*lines, "", f"{told}. A training step costs {steps} times a float step."])
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """Return the mean, and the lowest and highest."""
-    mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
-    return f"{mean} ({low}-{high})"
 
 
 def demo_table() -> str:

@@ -10,7 +10,6 @@ scenes of test images are what is reported. No model was trained on any of these
 """
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, read_results, write_result
+from common import machine, read_results, spread, write_result
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from optimum_mixq.artifacts import BitPlan, Known
@@ -126,18 +125,20 @@ def table() -> str:
     ]
     for model, bits, plan in dict.fromkeys((row["model"], row["bits"], row["plan"]) for row in rows):
         group = [row for row in rows if (row["model"], row["bits"], row["plan"]) == (model, bits, plan)]
-        cells = [spread(group, "found", 1), f"{group[0]['float']:.1f}", spread(group, "agreement", 1)]
-        cells += [spread(group, "kl", 4), f"{group[0]['megabytes']:.2f} ({group[0]['float_megabytes']:.2f})"]
+        cells = [
+            spread([row["found"] for row in group], 1),
+            f"{group[0]['float']:.1f}",
+            spread([row["agreement"] for row in group], 1),
+        ]
+        cells += [
+            spread([row["kl"] for row in group], 4),
+            f"{group[0]['megabytes']:.2f} ({group[0]['float_megabytes']:.2f})",
+        ]
         lines.append(f"| {model} | {plan} | {bits} | {len(group)} | {' | '.join(cells)} |")
     images, machines = sorted({row["images"] for row in rows}), "; ".join(sorted({row["machine"] for row in rows}))
     scores = ", ".join(f"{model}: {score}" for model, score in dict.fromkeys((r["model"], r["score"]) for r in rows))
     told = f"Mean (lowest-highest) over seeds. Scores: {scores}. Evaluation images: {images}. Measured on {machines}."
     return "\n".join([*lines, "", told])
-
-
-def spread(rows: list[dict[str, Any]], name: str, digits: int) -> str:
-    values = [row[name] for row in rows]
-    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 if __name__ == "__main__":
