@@ -2,6 +2,7 @@
 """How near packed models of segmentation and detection stay to the float ones, and what is left of their scores.
 
     python benchmarks/scene_models.py --models FOLDER FOLDER --data FASHION_MNIST     # measure and print the table
+    python benchmarks/scene_models.py --models FOLDER --data FASHION_MNIST --reconstruction light --bits 4 3
     python benchmarks/scene_models.py --table                                 # print what was measured before
 
 The models are those of examples/train_scene_models.py and examples/train_scene_detector.py, and images are their
@@ -24,7 +25,7 @@ from optimum_mixq.artifacts import BitPlan, Known
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.images.sources import open_images
-from optimum_mixq.pipeline import Measurements, choose, quantize_model
+from optimum_mixq.pipeline import Measurements, choose, finish_choice, quantize_model
 from optimum_mixq.reporting.compare import Tally
 from optimum_mixq.stages.evaluation import run_together
 from optimum_mixq.tasks import task_of
@@ -60,6 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder that holds Fashion-MNIST")
     parser.add_argument("--bits", nargs="+", type=int, default=[8, 6, 4, 3])
     parser.add_argument("--mixed", nargs="*", type=int, default=[4, 3], help="bits that mixed plans have on average")
+    parser.add_argument("--reconstruction", choices=["light", "full"], help="what calibration mends; none by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--scenes", type=int, default=500, help="evaluation images")
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
@@ -84,15 +86,17 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         known = None
         for target in arguments.bits:
             for kind in ("uniform", "mixed") if target in arguments.mixed else ("uniform",):
-                started, config = time.process_time(), MixQConfig(bits=target, seed=seed)
+                config = MixQConfig(bits=target, seed=seed, reconstruction=arguments.reconstruction)
+                started = time.process_time()
                 if kind == "uniform":
                     packed = quantize_model(model, BitPlan.uniform(model, target), calibration, config)
                 else:
                     measured = Measurements(model, calibration, choosing, config, known=known)
                     choice = choose(measured)
-                    packed = choice.packed or quantize_model(model, choice.plan, calibration, config)
+                    packed = finish_choice(choice, model, calibration, config)
                     known = Known(measured.relevance)
                 row = own | {"bits": target, "plan": kind, "seed": seed, "seconds": time.process_time() - started}
+                row |= {"reconstruction": config.reconstruction}
                 row |= judge(model, packed, evaluation) | {"machine": machine()}
                 write_result(FILE, row)
                 print(row, flush=True)
@@ -118,13 +122,17 @@ def pixel_boxes(scene: Scene) -> list[list[float]]:
 
 
 def table() -> str:
+    """Return a row for each model, bits, plan and reconstruction, models in the order that they were measured in."""
     rows = read_results(FILE)
+    models = list(dict.fromkeys(row["model"] for row in rows))
     lines = [
         "| model | plan | bits | seeds | score % | float % | same answer % | distance to float | MB (float) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for model, bits, plan in dict.fromkeys((row["model"], row["bits"], row["plan"]) for row in rows):
-        group = [row for row in rows if (row["model"], row["bits"], row["plan"]) == (model, bits, plan)]
+    for key in sorted(set(map(_case, rows)), key=lambda case: (models.index(case[0]), -case[1], *case[2:])):
+        group = [row for row in rows if _case(row) == key]
+        model, bits, mixed, reconstruction = key
+        plan = ("mixed" if mixed else "uniform") + (f", {reconstruction}" if reconstruction else "")
         cells = [
             spread([row["found"] for row in group], 1),
             f"{group[0]['float']:.1f}",
@@ -139,6 +147,11 @@ def table() -> str:
     scores = ", ".join(f"{model}: {score}" for model, score in dict.fromkeys((r["model"], r["score"]) for r in rows))
     told = f"Mean (lowest-highest) over seeds. Scores: {scores}. Evaluation images: {images}. Measured on {machines}."
     return "\n".join([*lines, "", told])
+
+
+def _case(row: dict[str, Any]) -> tuple[str, int, bool, str]:
+    """Return what the rows of several seeds have in common; the first rows were written without reconstruction."""
+    return row["model"], row["bits"], row["plan"] == "mixed", row.get("reconstruction") or ""
 
 
 if __name__ == "__main__":

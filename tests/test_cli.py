@@ -275,7 +275,7 @@ def test_a_wheel_holds_the_models_the_images_and_the_command(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for model in ("vit", "deit", "swin"):
+    for model in ("vit", "deit", "swin", "segformer"):
         for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
             assert f"optimum_mixq/demo/models/{model}/{file}" in names
     assert {"optimum_mixq/demo/images/train.parquet", "optimum_mixq/demo/images/test.parquet"} <= names

@@ -14,7 +14,7 @@ import datasets
 import pytest
 import torch
 from conftest import make_model
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoModelForSemanticSegmentation
 
 from optimum.commands.register.register_mixq import MixQCommand
 from optimum_mixq import (
@@ -69,6 +69,14 @@ def test_a_shipped_model_keeps_its_accuracy_at_four_bits_and_reloads(name, tmp_p
     assert score(logits, labels).accuracy == scores["quantized"].accuracy
 
 
+def test_the_shipped_segmentation_model_is_small_and_was_measured():
+    folder = demo_model_path("segformer")
+    assert (folder / "model.safetensors").stat().st_size <= 2_000_000
+    assert json.loads((folder / "training.json").read_text())["mean_iou"] >= 0.49
+    model = AutoModelForSemanticSegmentation.from_pretrained(folder, dtype=torch.float32)
+    assert len(describe(model).blocks) == 8 and model.config.id2label[10] == "Boot"
+
+
 def test_the_shipped_images_are_small_and_apart():
     files = list(demo_images_path().glob("*.parquet"))
     assert sum(file.stat().st_size for file in files) < 1_000_000
@@ -83,7 +91,8 @@ def test_an_auto_class_loads_the_shipped_vit():
 
 
 def test_a_model_that_is_not_shipped_is_said():
-    with pytest.raises(ValueError, match="Expected one of the shipped models vit, deit, swin, found 'bert'"):
+    message = "Expected one of the shipped models vit, deit, swin, segformer, found 'bert'"
+    with pytest.raises(ValueError, match=message):
         demo_model_path("bert")
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """The examples run as their users run them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,13 @@ def test_choose_bits_by_hand_prints_the_frontier_and_scores(tmp_path, few_images
         cwd=tmp_path,
     )  # fmt: skip
     assert out.count("| yes |") == 5 and "Evaluation(images=200" in out
+
+
+def test_the_shipped_segmentation_model_is_quantized_on_scenes_of_the_shipped_images(tmp_path):
+    out = run("segmentation.py", "--scenes", "32", "--test-scenes", "50", cwd=tmp_path)
+    found = {name: float(score) for name, score in re.findall(r"^(\w+): mean IoU ([\d.]+) %", out, flags=re.M)}
+    assert found["float"] > 40 and found["quantized"] > found["float"] - 2
+    assert "background: " in out and "% of the first scene" in out
 
 
 def test_features_are_quantized_and_searched(tmp_path, few_images):

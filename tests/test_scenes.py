@@ -36,6 +36,14 @@ def test_number_and_split_alone_decide_what_a_scene_is(scenes, source):
     assert torch.equal(alone.image, first[1].image) and not torch.equal(alone.image, other.image)
 
 
+def test_scenes_are_made_of_the_shipped_images_too(scenes):
+    images, labels = scenes.load_shipped_split("train")
+    assert images.shape == (256, 28, 28) and images.dtype == torch.uint8 and labels.shape == (256,)
+    assert 0 <= int(labels.min()) < int(labels.max()) < 10
+    (scene,) = scenes.compose_scenes(images, labels, [0], "train")
+    assert set(scene.mask.unique().tolist()) - {0} >= {1 + number for number in scene.classes.tolist()}
+
+
 def test_masks_boxes_and_classes_tell_of_the_same_objects(scenes, source):
     for scene in scenes.compose_scenes(*source, range(12), "train"):
         assert scene.image.shape == scene.mask.shape == (96, 96) and scene.picture().mode == "RGB"

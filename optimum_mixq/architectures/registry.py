@@ -30,16 +30,21 @@ def refuse_type(model_type: str, reason: str) -> None:
     REFUSED[model_type] = reason
 
 
+def require_not_refused(model_type: str, class_name: str) -> None:
+    """Raise a ValueError with the reason if models of this type were found not to be supported."""
+    if model_type in REFUSED:
+        raise ValueError(
+            f"Expected a model of a supported type, found '{model_type}' ({class_name}): {REFUSED[model_type]}"
+        )
+
+
 def family_of(model: nn.Module) -> Family:
     """Return the first family that handles the model."""
     for family in FAMILIES:
         if family.handles(model):
             return family
     found = model_type_of(model)
-    if found in REFUSED:
-        raise ValueError(
-            f"Expected a model of a supported type, found '{found}' ({type(model).__name__}): {REFUSED[found]}"
-        )
+    require_not_refused(found, type(model).__name__)
     supported = ", ".join(sorted({family.model_type for family in FAMILIES}))
     raise ValueError(
         f"Expected a model of type {supported}, found '{found}' ({type(model).__name__}). Other "

@@ -1,19 +1,22 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Three small Fashion-MNIST classifiers and 1,256 images that the package ships, to try things without a network.
+"""Small models of Fashion-MNIST and 1,256 of its images that the package ships, to try things without a network.
 
-The models are trained by `examples/train_demo_models.py`; Fashion-MNIST is under the MIT licence (Zalando SE, 2017).
+Three classifiers are trained by `examples/train_demo_models.py`, and a SegFormer, which tells what is where in scenes
+of such images, by `examples/train_scene_models.py`. Fashion-MNIST is under the MIT licence (Zalando SE, 2017).
 """
 
 from pathlib import Path
 
 
 DEMO_MODELS = ("vit", "deit", "swin")
+SCENE_MODELS = ("segformer",)
 
 
 def demo_model_path(name: str) -> Path:
     """Return the folder of a shipped model, for `from_pretrained`."""
-    if name not in DEMO_MODELS:
-        raise ValueError(f"Expected one of the shipped models {', '.join(DEMO_MODELS)}, found '{name}'.")
+    shipped = DEMO_MODELS + SCENE_MODELS
+    if name not in shipped:
+        raise ValueError(f"Expected one of the shipped models {', '.join(shipped)}, found '{name}'.")
     return Path(__file__).parent / "models" / name
 
 

@@ -27,10 +27,15 @@ class Task(ABC):
     divergence_name = "KL to float"  # what people call the mean `divergence` from the float model
     accuracy_metric = "accuracy"  # its name in a card's index of results
     divergence_metric: str | None = None  # that of the divergence; None keeps it out of there
-    has_loss = True  # whether there is a loss against labels
+    lacks_loss: str | None = None  # why there is no loss against labels, and what to do, in sentences
     predicts_labels = True  # whether `predicted` tells what a label might be
     mixes_targets = True  # whether a share of one target plus a share of another is a target
     accuracy_is_share = True  # whether `accuracy` counts images that are right, so that it has a binomial interval
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether there is a loss against labels."""
+        return self.lacks_loss is None
 
     @abstractmethod
     def handles(self, model: PreTrainedModel) -> bool:

@@ -19,7 +19,10 @@ class DepthEstimation(Task):
     accuracy_name = "accuracy"  # there is none: depth maps are not read
     divergence_name = "half relative squared distance to float"
     divergence_metric = "relative_squared_error"
-    has_loss = False
+    lacks_loss = (
+        "Depth maps are not read, since data sets differ in unit, sign and what is missing, and models learn from the "
+        "float model alone."
+    )
     predicts_labels = False
     mixes_targets = False
 
@@ -53,7 +56,7 @@ class DepthEstimation(Task):
         return torch.empty(0)
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        raise ValueError("Expected a task with a loss against labels, found depth estimation: set distillation=1.")
+        raise ValueError(f"Expected a task with a loss against labels, found depth estimation. {self.lacks_loss}")
 
     def accuracy(self, logits: Tensor, labels: Tensor) -> None:
         return None

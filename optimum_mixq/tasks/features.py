@@ -25,7 +25,7 @@ class Features(Task):
     accuracy_name = "nearest-neighbour accuracy"
     divergence_name = "cosine distance to float"
     divergence_metric = "cosine_distance"
-    has_loss = False
+    lacks_loss = "An embedding has no classes, and models learn from the float model alone."
     predicts_labels = False
 
     def handles(self, model: PreTrainedModel) -> bool:
@@ -55,10 +55,7 @@ class Features(Task):
         return torch.empty(len(labels), 0)
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        raise ValueError(
-            "Expected a model with a classifier to have a loss against labels, found one without: embeddings are "
-            "compared with the float model's instead."
-        )
+        raise ValueError(f"Expected a task with a loss against labels, found feature extraction. {self.lacks_loss}")
 
     def accuracy(self, logits: Tensor, labels: Tensor) -> float | None:
         """Return the share of images whose nearest other one, by cosine, has their label; None for fewer than two."""

@@ -19,7 +19,7 @@ from optimum_mixq.architectures.backbones import (
 )
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.further import further_task_of
-from optimum_mixq.architectures.registry import family_of
+from optimum_mixq.architectures.registry import ENCODERS, family_of, require_not_refused
 from optimum_mixq.tasks.base import Task, auto_class_named, task_of
 from optimum_mixq.tasks.features import Features
 
@@ -111,6 +111,8 @@ def _find_class(name_or_folder: str | Path, task: str | None, options: dict[str,
     """Return the class that loads a checkpoint for a task, or for the one that the checkpoint's class stands for."""
     where = {name: value for name, value in options.items() if name not in ("dtype", "device_map")}
     config = AutoConfig.from_pretrained(name_or_folder, **where)
+    if config.model_type not in ENCODERS:  # some class of transformers may not even load it
+        require_not_refused(config.model_type, (config.architectures or [type(config).__name__])[0])
     own_task = Features.hub_task if has_only_an_encoder(config) else hub_task_of(config.architectures or ())
     auto_class = auto_class_named(task or own_task)
     name = class_for_embeddings(config) if auto_class is Features.auto_class else None

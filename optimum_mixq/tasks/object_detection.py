@@ -37,7 +37,11 @@ class ObjectDetection(Task):
     accuracy_name = "mAP"
     accuracy_metric = "mean_average_precision"
     divergence_name = "divergence of classes and boxes"
-    has_loss = False  # transformers has one (docs/object-detection.md); it takes a model, and a batch as a whole
+    # transformers' own loss takes a model, and a batch as a whole, and needs scipy.
+    lacks_loss = (
+        "Models learn from the float model alone. To learn from objects, give transformers' Trainer what "
+        "prepare_for_training(...) returns, which has its own loss (it needs scipy)."
+    )
     predicts_labels = False
     mixes_targets = False
     accuracy_is_share = False
@@ -89,10 +93,7 @@ class ObjectDetection(Task):
         return torch.empty(0)
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        raise ValueError(
-            "Expected a task with a loss for each image, found object detection: train with distillation=1, or with "
-            "transformers' Trainer and prepare_for_training(...), whose models have their own loss."
-        )
+        raise ValueError(f"Expected a task with a loss against labels, found object detection. {self.lacks_loss}")
 
     def accuracy(self, logits: Tensor, labels: Tensor) -> float | None:
         """Return the mean average precision over IoU from 0.5 to 0.95, as COCO defines it; None without objects."""

@@ -4,6 +4,8 @@ import torch
 from conftest import BUILDERS, TOWERS, WINDOWED, make_model
 from torch import nn
 from transformers import (
+    AutoConfig,
+    AutoModelForVideoClassification,
     BeitConfig,
     BeitForImageClassification,
     BertConfig,
@@ -37,6 +39,7 @@ from transformers import (
     Swinv2ForImageClassification,
     UperNetConfig,
     UperNetForSemanticSegmentation,
+    VideoMAEConfig,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
@@ -264,6 +267,25 @@ def test_a_siglip_that_takes_patches_is_refused_with_the_one_that_takes_images()
     )
     with pytest.raises(ValueError, match=message):
         MixQQuantizer.from_pretrained(model)
+
+
+@pytest.mark.parametrize("model_type", ["timesformer", "videomae", "vivit", "vjepa2"])
+def test_a_model_of_videos_is_refused_with_the_reason(model_type):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    small = {"image_size": 32, "num_frames": 2, "pred_hidden_size": 32, "pred_num_attention_heads": 2}
+    model = AutoModelForVideoClassification.from_config(AutoConfig.for_model(model_type, **sizes, **small))
+    message = (
+        f"Expected a model of a supported type, found '{model_type}' .*: it takes videos, several frames "
+        r"\(B, frames, C, H, W\) at once, and .* single images \(B, C, H, W\)\. Use a model for images"
+    )
+    with pytest.raises(ValueError, match=message):
+        MixQQuantizer.from_pretrained(model)
+
+
+def test_a_checkpoint_of_a_model_of_videos_is_refused_before_it_is_loaded(tmp_path):
+    VideoMAEConfig(architectures=["VideoMAEForVideoClassification"]).save_pretrained(tmp_path)  # and no weights
+    with pytest.raises(ValueError, match=r"found 'videomae' \(VideoMAEForVideoClassification\): it takes videos"):
+        MixQQuantizer.from_pretrained(tmp_path)
 
 
 def test_a_family_without_a_classifier_names_its_other_class_alone():

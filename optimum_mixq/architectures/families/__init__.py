@@ -16,6 +16,7 @@ from optimum_mixq.architectures.families import (
     swin,
     swinv2,
     upernet,
+    videos,
     vit,
     vit_mae,
     vit_msn,
@@ -25,5 +26,5 @@ from optimum_mixq.architectures.families import (
 
 __all__ = [
     "beit", "clip", "deit", "depth_anything", "dinov2", "dinov3_vit", "dpt", "ijepa", "segformer", "siglip", "siglip2",
-    "swin", "swinv2", "upernet", "vit", "vit_mae", "vit_msn", "yolos",
+    "swin", "swinv2", "upernet", "videos", "vit", "vit_mae", "vit_msn", "yolos",
 ]  # fmt: skip

@@ -88,7 +88,7 @@ def require_lesson(task: Task, config: MixQTrainingConfig) -> None:
     if config.distillation < 1 and not task.has_loss:
         raise ValueError(
             f"Expected distillation=1 for the task '{task.hub_task}', found {config.distillation:g}: there is no loss "
-            "against its labels here, and models learn from the float model alone."
+            f"against its labels here. {task.lacks_loss}"
         )
     if config.distillation < 1 and (config.mixup or config.cutmix) and not task.mixes_targets:
         raise ValueError(
