@@ -13,6 +13,7 @@ from optimum_mixq import MixQConfig, MixQQuantizer
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.pipeline import pack_trained, prepare_for_training, quantize_model
 from optimum_mixq.quant.attention import AttentionQuantizer
+from optimum_mixq.quant.grids import UniformGrid
 from optimum_mixq.quant.learned import LearnedAttention
 from optimum_mixq.quant.softmax_grids import softmax_grid_names, softmax_grid_of
 
@@ -47,6 +48,18 @@ def test_what_is_saved_loads_to_equal_logits(name, model, tmp_path):
     settings = [each.softmax_grid.setting for each in attentions(loaded)]
     assert settings == [each.softmax_grid.setting for each in attentions(packed)]
     assert torch.equal(logits(loaded), logits(packed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_is_traced_in_one_graph_with_every_grid(name):
+    attention = AttentionQuantizer(2, 4, 4, 3, softmax=name).eval()
+    for operand in ("query", "key", "value"):
+        attention.set_grid(operand, UniformGrid(torch.full((2, 4), 0.25), torch.full((2, 4), 4.0), 4))
+    tensors = [torch.randn(2, 2, 5, 4, generator=torch.Generator().manual_seed(number)) for number in range(3)]
+    torch.compiler.reset()
+    compiled = torch.compile(attention, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert torch.equal(compiled(*tensors, None, 0.5), attention(*tensors, None, 0.5))
 
 
 def test_grids_give_different_models():
