@@ -15,7 +15,13 @@ from optimum_mixq.pipeline import pack_trained, prepare_for_training, quantize_m
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid
 from optimum_mixq.quant.learned import LearnedAttention
-from optimum_mixq.quant.softmax_grids import softmax_grid_names, softmax_grid_of
+from optimum_mixq.quant.softmax_grids import (
+    Uniform,
+    base,
+    register_softmax_grid,
+    softmax_grid_names,
+    softmax_grid_of,
+)
 
 
 NAMES = softmax_grid_names()
@@ -88,6 +94,28 @@ def test_a_setting_that_the_grid_does_not_have_is_refused(tmp_path):
     packed.save_pretrained(tmp_path)
     expected = r"layers.1.attention.mixq_attention.mixq_softmax_setting is 1000, which the softmax grid 'adaptive-log'"
     with pytest.raises(ValueError, match=expected):
+        AutoModelForImageClassification.from_pretrained(tmp_path)
+
+
+class Halves(Uniform):
+    """Zero, a half and one."""
+
+    name = "halves"
+
+    @property
+    def _largest(self):
+        return 2
+
+
+def test_a_grid_from_outside_is_saved_and_loads_where_it_is_registered(monkeypatch, tmp_path):
+    with monkeypatch.context() as registered:
+        registered.setattr(base, "SOFTMAX_GRIDS", {**base.SOFTMAX_GRIDS})
+        register_softmax_grid(Halves)
+        packed = save(make_model("vit"), tmp_path, "halves")
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+        assert all(type(each.softmax_grid) is Halves for each in attentions(loaded))
+        assert torch.equal(logits(loaded), logits(packed))
+    with pytest.raises(ValueError, match="Expected softmax to be 'adaptive-log', .*, found 'halves'"):
         AutoModelForImageClassification.from_pretrained(tmp_path)
 
 
