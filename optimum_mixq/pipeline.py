@@ -21,17 +21,17 @@ from optimum_mixq.stages.allocation.candidates import measured_bits, require_pla
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.allocation.halves import add_certainty, are_images_enough
 from optimum_mixq.stages.allocation.propose import best_plans_of_averages, objectives, propose_plans
+from optimum_mixq.stages.allocation.settled import is_settled
 from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
-from optimum_mixq.stages.evaluation import run_together
+from optimum_mixq.stages.evaluation import measure_divergences
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
 from optimum_mixq.stages.reconstruction.reconstruct import start_reconstruction
 from optimum_mixq.stages.relevance.measure import measure_relevance
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
-from optimum_mixq.stages.sensitivity.registry import Enough, SensitivityInputs, Variants, method_of
+from optimum_mixq.stages.sensitivity.registry import FIRST_CHECK, Enough, SensitivityInputs, Variants, method_of
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.groups import suit_rates
 from optimum_mixq.stages.training.loop import EpochResult, train
-from optimum_mixq.tasks import task_of
 from optimum_mixq.utils.bits import Bits
 
 
@@ -186,7 +186,8 @@ def choose(measured: "Measurements") -> Choice:
 def compare_plans(measured: "Measurements", plans: Mapping[str, BitPlan]) -> tuple[BitPlan, PreTrainedModel]:
     """Return the plan whose packed model stays nearest to the float one on the measurement images, and that model.
 
-    It has the least KL of logits divided by the configuration's temperature.
+    It has the least KL of logits divided by the configuration's temperature. Images are taken until it is settled
+    which plan that is.
 
     # Unlike the paper: scores of single units do not say how their errors meet in the whole network. One packed model
     # per objective costs little beside the table of sensitivities, and no plan is worse than uniform bits here.
@@ -199,15 +200,11 @@ def compare_plans(measured: "Measurements", plans: Mapping[str, BitPlan]) -> tup
         if standing[name] == name:
             description = f"Calibrating plan {number} of {len(plans)}, to compare"
             packed[name] = pack(calibrate(model, plan, measured.choosing_images, config, description))
-    sums, task = dict.fromkeys(packed, 0.0), task_of(model)
-    for _, logits in run_together({"": model, **packed}, images):
-        reference = logits.pop("").double()
-        for name, found in logits.items():
-            sums[name] += float(task.divergence(found.double(), reference, config.temperature).sum())
-    distances = {name: sums[standing[name]] / sum(map(len, images)) for name in plans}
+    damages = measure_divergences(model, packed, images, config.temperature, is_settled, FIRST_CHECK)
+    distances = {name: float(damages[standing[name]].mean()) for name in plans}
     chosen = min(distances, key=lambda name: distances[name])
-    provenance = {**plans[chosen].provenance, "compared": distances, "chosen": chosen}
-    return replace(plans[chosen], provenance=provenance), packed[standing[chosen]]
+    compared = {"compared": distances, "chosen": chosen, "compared_on": len(damages[standing[chosen]])}
+    return replace(plans[chosen], provenance={**plans[chosen].provenance, **compared}), packed[standing[chosen]]
 
 
 def sweep_plans(

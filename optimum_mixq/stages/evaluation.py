@@ -3,7 +3,7 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 
@@ -75,6 +75,33 @@ def measure_together(
     known = [part for part in labels if part is not None]
     joined = {name: torch.cat(parts) for name, parts in logits.items()}
     return joined, join_labels(known) if len(known) == len(labels) else None
+
+
+def measure_divergences(
+    reference: PreTrainedModel,
+    models: Mapping[str, PreTrainedModel],
+    batches: Iterable[Batch],
+    temperature: float,
+    enough: Callable[[Mapping[str, Tensor]], bool],
+    first_check: int,
+) -> dict[str, Tensor]:
+    """Return how far each model's logits are from the reference's, (images,) in float64: the task's divergence.
+
+    `enough` is asked about the divergences of the first `first_check` images, of twice as many, and so on, however
+    they lie in batches; once it says yes, no more images are run.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in models}
+    task, images, check = task_of(reference), 0, first_check
+    for batch, logits in run_together({"": reference, **models}, batches):
+        expected, images = logits.pop("").double(), images + len(batch)
+        for name, found in logits.items():
+            parts[name].append(task.divergence(found.double(), expected, temperature))
+        while images >= check:
+            first = {name: torch.cat(rows)[:check] for name, rows in parts.items()}
+            if enough(first):
+                return first
+            check *= 2
+    return {name: torch.cat(rows) for name, rows in parts.items()}
 
 
 def run_together(

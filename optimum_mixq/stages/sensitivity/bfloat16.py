@@ -5,6 +5,11 @@ import torch
 from torch import Tensor
 
 
+def fast_products(values: Tensor) -> torch.autocast:
+    """Run products in bfloat16 for float32 values that lie where that is faster; they change by 0.4 % or so."""
+    return torch.autocast(values.device.type, torch.bfloat16, dtype_of_products(values) != values.dtype)
+
+
 def dtype_of_products(values: Tensor) -> torch.dtype:
     """Return bfloat16 for float32 values that lie where its products are faster, else the values' own."""
     return torch.bfloat16 if values.dtype == torch.float32 and _has_bfloat16(values.device) else values.dtype

@@ -24,6 +24,7 @@ from optimum_mixq.architectures.replay import (
 )
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.quant.grids import require_finite
+from optimum_mixq.stages.sensitivity.bfloat16 import fast_products
 from optimum_mixq.tasks import task_of
 
 
@@ -59,7 +60,7 @@ def trace_units(
             given, returned = list[Tensor](), [record_hidden(model, architecture, pixels)]
             for block in architecture.blocks:
                 given.append(lead_on(model, architecture, calls, block, returned[-1]))
-                returned.append(run_block(model, block, given[-1], calls.blocks[block.name]))
+                returned.append(_run_block(model, block, given[-1], calls.blocks[block.name]))
                 watched.clear()
         names = [block.name for block in architecture.blocks]
         read = {name: returned[names.index(name) + 1].requires_grad_() for name in (*architecture.taps, names[-1])}
@@ -94,19 +95,28 @@ def _trace_block(
     """Return the block's traces and the gradients at `hidden`, given those at its output."""
     layers = [name for unit in block.units for name in unit.modules]
     with captured_outputs(model, layers) as captured:
-        output = run_block(model, block, hidden, call)
+        output = _run_block(model, block, hidden, call)
     tensors = [hidden]
     for unit in block.units:
         tensors += [*watched[unit.name], *(captured[name][0] for name in unit.modules)]
     found = iter(_backward([output], tensors, [[gradient] for gradient in gradients]))
     before, traces = next(found), {}
     for unit in block.units:
-        operands = tuple(Traced(tensor.detach(), next(found)) for tensor in watched[unit.name])
-        outputs = tuple(Traced(captured[name][0].detach(), next(found)) for name in unit.modules)
+        operands = tuple(_trace(tensor, next(found), hidden.dtype) for tensor in watched[unit.name])
+        outputs = tuple(_trace(captured[name][0], next(found), hidden.dtype) for name in unit.modules)
         weights = tuple(model.get_parameter(f"{name}.weight").detach() for name in unit.modules)
         traces[unit.name] = UnitTrace(operands, outputs, weights)
     watched.clear()
     return traces, before
+
+
+def _run_block(model: PreTrainedModel, block: Block, hidden: Tensor, call: BlockCall) -> Tensor:
+    with fast_products(hidden):
+        return run_block(model, block, hidden, call).to(hidden.dtype)
+
+
+def _trace(values: Tensor, gradients: Sequence[Tensor], dtype: torch.dtype) -> Traced:
+    return Traced(values.detach().to(dtype), tuple(gradient.to(dtype) for gradient in gradients))
 
 
 def _backward(
