@@ -27,7 +27,7 @@ class AttentionGrids:
     zero_point: Tensor  # float32 (3, heads, D)
     qk_bits: int  # of query and key
     av_bits: int  # of the logarithmic grid and the value
-    steps: int  # of the logarithmic grid, to each octave
+    steps: float  # of the logarithmic grid, to each octave
 
 
 class AttentionKernel(ABC):

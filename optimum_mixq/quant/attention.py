@@ -148,14 +148,14 @@ class AttentionQuantizer(StoredSoftmaxGrid, PreparedModule):
 
     def _prepare_kernel(self) -> AttentionKernel | None:
         """Return what computes attention in one pass, where there is something that does."""
-        if self.qk_bits is None or self.av_bits is None:
+        if self.qk_bits is None or self.av_bits is None or self.softmax_grid.steps is None:
             return None
         scale, zero_point = (
             torch.cat([getattr(grid, part) for grid in self._grids.values()], 1).transpose(0, 1).contiguous()
             for part in ("scale", "zero_point")
         )  # (3, heads, head size)
         return prepare_attention(
-            AttentionGrids(scale, zero_point, self.qk_bits, self.av_bits, log_steps(self.av_bits))
+            AttentionGrids(scale, zero_point, self.qk_bits, self.av_bits, self.softmax_grid.steps)
         )
 
     def _integers(self, name: str, operand: Tensor, bits: int) -> Tensor:

@@ -19,6 +19,8 @@ from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.quant import attention as quant_attention
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid
+from optimum_mixq.quant.softmax_grids import softmax_grid_names
+from optimum_mixq.quant.softmax_grids.logarithmic import LogGrid
 
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -37,10 +39,10 @@ def exact(monkeypatch):
     monkeypatch.setattr(TritonAttention, "supports", classmethod(lambda own, device: device.type == DEVICE.type))
 
 
-def quantizer(heads, size, bits, by_head=False):
+def quantizer(heads, size, bits, by_head=False, softmax="log-sqrt2"):
     """Return attention with random grids: for each channel, or for each head as the folded arithmetic has them."""
     generator = torch.Generator().manual_seed(bits)
-    made = AttentionQuantizer(heads, size, bits, bits, DEVICE).eval()
+    made = AttentionQuantizer(heads, size, bits, bits, DEVICE, softmax).eval()
     for name in OPERANDS:
         shape = (heads, 1) if by_head else (heads, size)
         scale = (4 * (0.5 + torch.rand(shape, generator=generator)) / 2**bits).half().float()
@@ -78,6 +80,18 @@ def test_every_width_gives_what_torchs_operations_do(bits, by_head):
         found, expected = made(*operands, mask, 0.3), without_kernel(made)(*operands, mask, 0.3)
         assert found.shape == (2, 19, 2, 12) and found.is_contiguous()
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("softmax", softmax_grid_names())
+def test_logarithmic_grids_of_any_base_are_served_and_others_left_to_torch(softmax):
+    made = quantizer(2, 8, 4, softmax=softmax)
+    operands = random_operands(2, 2, 9, 9, 8)
+    for setting in made.softmax_kind.settings(4)[3:6] or (0,):
+        made.set_softmax_grid(made.softmax_kind(4, setting))
+        assert (made._kernel is not None) == issubclass(made.softmax_kind, LogGrid)
+        if made._kernel is not None:
+            expected = without_kernel(made)(*operands, None, 0.4)
+            torch.testing.assert_close(made(*operands, None, 0.4), expected, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=12, deadline=None)
