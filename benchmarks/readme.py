@@ -15,6 +15,7 @@ import choosing
 import deployment_tables
 import features
 import halves
+import limits
 import pairs
 import peers
 import reconstruction
@@ -54,6 +55,7 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "deployment_accuracy": deployment_tables.table_of_accuracy,
             "deployment_attention": deployment_tables.table_of_attention, "choosing": choosing.table,
             "reconstruction": reconstruction.table, "synthetic": synthetic.table, "peers": peers.table,
+            "limits": limits.table,
         },
     }  # fmt: skip
 
