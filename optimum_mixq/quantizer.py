@@ -278,7 +278,9 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> BitPlan:
         """Return the best plan within the configuration's budget, from what was measured; nothing is run."""
         config = config or MixQConfig()
-        costs = measure_costs(self.model, config.arithmetic, config.stem_and_head_bits, sensitivity.image_size)
+        costs = measure_costs(
+            self.model, config.arithmetic, config.stem_and_head_bits, sensitivity.image_size, config.softmax
+        )
         plan = best_plan(relevance, sensitivity, costs, config.budget)
         return add_certainty(plan, relevance, sensitivity, costs, config.budget)
 
@@ -406,7 +408,9 @@ class MixQQuantizer(OptimumQuantizer):
             plan,
             describe(self.model),
             config.budget,
-            measure_costs(self.model, config.arithmetic, config.stem_and_head_bits, image_size_of(calibration)),
+            measure_costs(
+                self.model, config.arithmetic, config.stem_and_head_bits, image_size_of(calibration), config.softmax
+            ),
         )
 
     def _choose(

@@ -172,6 +172,7 @@ WRONG_OPTIONS = {
     "sensitivity_samples": (0, -1, 2.5, "256", None, True),
     "batch_size": (0, -1, 2.5, "32", None, True),
     "arithmetic": ("fast", None, 1, ["column"]),
+    "softmax": ("", "log", None, 2, ["log2"]),
     "score": ("", None, 1, "Absolute"),
     "relevance_stabiliser": (-1, *NO_NUMBER),
     "relevance_samples": (0, -1, 2.5, "64", None, True),

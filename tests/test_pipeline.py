@@ -134,7 +134,7 @@ def test_every_option_of_calibration_changes_the_fingerprint():
     digests = {tuple(fingerprints.digest_settings(given).values())}
     changes = {
         "arithmetic": "folded", "calibration_samples": 5, "seed": 1, "ridge": 2.0, "clip": None, "rounder": "nearest",
-        "stem_and_head_bits": 4,
+        "stem_and_head_bits": 4, "softmax": "log2",
     }  # fmt: skip
     for name, value in vars(given).items():
         changed = replace(given, **{name: changes.get(name, not value)})

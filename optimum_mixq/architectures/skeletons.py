@@ -19,6 +19,7 @@ from optimum_mixq.quant.layers import QuantConv2d
 from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.quant.softmax_grids import DEFAULT_SOFTMAX
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Widths:
     bits: Mapping[str, tuple[int, int]]  # of weights and activations, by unit name
     stem_and_head_bits: int
     arithmetic: str
+    softmax: str = DEFAULT_SOFTMAX
 
 
 def packed_skeleton(
@@ -56,7 +58,7 @@ def packed_skeleton(
         bits_of_stem = widths.stem_and_head_bits, PIXEL_BITS
         skeleton[stem_name] = PackedConv2d(stem.weight.shape, stem.stride, *bits_of_stem, where, stem.bias is None)
     for name, heads, size, bits in _attentions(model, widths):
-        skeleton[name] = AttentionQuantizer(heads, size, *bits, where)
+        skeleton[name] = AttentionQuantizer(heads, size, *bits, where, widths.softmax)
     return skeleton
 
 
@@ -75,7 +77,7 @@ def trainable_skeleton(model: PreTrainedModel, widths: Widths) -> dict[str, nn.M
         weight_grid = _empty_grid(stem.out_channels, widths.stem_and_head_bits, where)
         skeleton[stem_name] = QuantConv2d(stem, weight_grid, _empty_grid(stem.in_channels, PIXEL_BITS, where))
     for name, heads, size, bits in _attentions(model, widths):
-        skeleton[name] = LearnedAttention(heads, size, *bits, where)
+        skeleton[name] = LearnedAttention(heads, size, *bits, where, widths.softmax)
     return skeleton
 
 

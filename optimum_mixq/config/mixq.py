@@ -8,6 +8,7 @@ from typing import Any, Literal
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from optimum_mixq.config import options
+from optimum_mixq.quant.softmax_grids import DEFAULT_SOFTMAX
 from optimum_mixq.utils.checks import require_one_of
 
 
@@ -49,6 +50,10 @@ class MixQConfig(QuantizationConfigMixin):
         arithmetic: "column" keeps one activation scale per channel and multiplies with an 8-bit operand; "folded" is
             the paper's, where activation scales are absorbed before the weight is rounded, and b-bit codes multiply
             b-bit codes.
+        softmax: what attention's softmax is rounded to. "log-sqrt2" has two steps per octave, and from 6 bits on more,
+            "log2" one; "adaptive-log" has a base for each attention (AdaLog), "twin-uniform" fine equal steps next to
+            zero and coarse ones above (PTQ4ViT), both chosen by the error of what attention puts out; "uniform" has
+            equal steps.
         stem_and_head_bits: of the weights of patch embedding and heads, and of what the heads read: they stay outside
             the search for bits. Pixels have 8.
         calibration_samples: unlabelled images that set the ranges, at most. Bits are chosen with ranges from the first
@@ -97,6 +102,7 @@ class MixQConfig(QuantizationConfigMixin):
     baseline: int = 8
     sensitivity_samples: int = 256
     arithmetic: str = "column"
+    softmax: str = DEFAULT_SOFTMAX
     stem_and_head_bits: int = 8
     calibration_samples: int = 128
     batch_size: int = 32
@@ -111,7 +117,7 @@ class MixQConfig(QuantizationConfigMixin):
     clip: float | Literal["search"] | None = "search"
     balance: bool = True
     reconstruction: str | None = None
-    reconstruction_loss: str = "fisher"
+    reconstruction_loss: str = "output"
     trainable: bool = False
     plan: dict[str, Any] | None = None
     record: dict[str, Any] | None = None

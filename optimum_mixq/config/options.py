@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from optimum_mixq.quant.arithmetics import arithmetic_names
+from optimum_mixq.quant.softmax_grids import softmax_grid_names
 from optimum_mixq.utils.bits import LARGEST_BITS, SMALLEST_BITS, is_width
 from optimum_mixq.utils.checks import is_number, is_positive, is_whole, require, require_one_of
 
@@ -117,6 +118,7 @@ class CalibrationOptions:
     """How grids are calibrated and weights rounded, and on which images."""
 
     arithmetic: str
+    softmax: str
     stem_and_head_bits: int
     calibration_samples: int
     seed: int
@@ -132,6 +134,7 @@ class CalibrationOptions:
 
     def __post_init__(self) -> None:
         require_one_of("arithmetic", arithmetic_names(), self.arithmetic)
+        require_one_of("softmax", softmax_grid_names(), self.softmax)
         require(is_width(self.stem_and_head_bits), "stem_and_head_bits", A_WIDTH, self.stem_and_head_bits)
         require(is_whole(self.calibration_samples, 1), "calibration_samples", A_COUNT, self.calibration_samples)
         require(is_whole(self.seed, 0, LARGEST_SEED), "seed", "a whole number from zero", self.seed)

@@ -1,10 +1,9 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Attention as inference engines run it: on the model's own logarithmic grid, or in 8-bit integers throughout.
+"""Attention as inference engines run it: on the model's own softmax grid, or in 8-bit integers throughout.
 
 `attention_of(name)` returns one way; `register_attention` adds another.
 """
 
-import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypeVar
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from optimum_mixq.export.layers import Affine, round_to_integers
 from optimum_mixq.quant.attention import AttentionQuantizer
-from optimum_mixq.quant.log_grid import log_steps
 from optimum_mixq.utils.checks import require_one_of
 
 
@@ -40,7 +38,7 @@ class ExportAttention(nn.Module, ABC):
     def __init__(self, quantizer: AttentionQuantizer) -> None:
         super().__init__()
         assert quantizer.qk_bits is not None and quantizer.av_bits is not None  # packed models have both
-        self.qk_bits, self.av_bits = quantizer.qk_bits, quantizer.av_bits
+        self.qk_bits, self.av_bits, self.softmax_grid = quantizer.qk_bits, quantizer.av_bits, quantizer.softmax_grid
         self.folded_operands = self.folded_output = False
         for operand in OPERANDS:
             grid = quantizer.grid(operand, 8)
@@ -98,7 +96,7 @@ def attention_of(name: str) -> type[ExportAttention]:
 
 @register_attention
 class LogarithmicAttention(ExportAttention):
-    """The model's own grids: exp(score - row maximum) rounded to powers of two by float operators, float products."""
+    """The model's own grids: exp(score - row maximum) is rounded by float operators, and products are float."""
 
     name = "logarithmic"
 
@@ -109,16 +107,16 @@ class LogarithmicAttention(ExportAttention):
         return Affine(self.value_scale, torch.zeros_like(self.value_scale))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-        steps_per_score = log_steps(self.av_bits) / math.log(2)
-        score_scale = self.query_scale * self.key_scale * (scaling * steps_per_score)
+        score_factor = self.softmax_grid.score_factor
+        score_scale = self.query_scale * self.key_scale * (scaling * score_factor)
         queries = (round_codes(query, self.qk_bits) - self.query_zero_point) * score_scale
         keys = round_codes(key, self.qk_bits) - self.key_zero_point
         scores = torch.matmul(queries, keys.transpose(-1, -2))
         if mask is not None:
-            scores = scores + mask * steps_per_score
-        powers = powers_on_grid(scores, self.av_bits)
+            scores = scores + mask * score_factor
+        exponentials = self.softmax_grid.round(scores)
         values = round_codes(value, self.av_bits) - self.value_zero_point
-        return torch.matmul(powers, values) / powers.sum(-1, keepdim=True)
+        return torch.matmul(exponentials, values) / exponentials.sum(-1, keepdim=True)
 
 
 @register_attention
@@ -169,26 +167,15 @@ class IntegerAttention(ExportAttention):
         return torch.matmul(weights, _round_operand(value, self.av_bits)) / weights.sum(-1, keepdim=True)
 
     def exponentials(self, scores: Tensor) -> Tensor:
-        """Return exp(score - row maximum), with few bits on the logarithmic grid."""
+        """Return exp(score - row maximum), with few bits on the model's own grid."""
         if self.av_bits >= FINE_BITS:
             return torch.exp(scores - scores.amax(-1, keepdim=True))
-        return powers_on_grid(scores * (log_steps(self.av_bits) / math.log(2)), self.av_bits)
+        return self.softmax_grid.round(scores * self.softmax_grid.score_factor)
 
 
 def round_codes(values: Tensor, bits: int) -> Tensor:
     """Return codes 0..2^bits - 1 of values in the space of codes, as floats."""
     return values.round().clamp(0.0, 2.0**bits - 1)
-
-
-def powers_on_grid(scores: Tensor, bits: int) -> Tensor:
-    """Return exp(score - row maximum) on the logarithmic grid, of scores (..., T) that are counted in its steps.
-
-    The same as `powers_of_steps_` of `quant/log_grid.py`, of operators that both engines have.
-    """
-    # Minus the codes: -floor(x + 1/2) = ceil(-x - 1/2).
-    exponents = (scores - (scores.amax(-1, keepdim=True) + 0.5)).ceil()
-    powers = torch.exp(exponents * (math.log(2) / log_steps(bits)))
-    return torch.where(exponents > -(2**bits - 1.5), powers, 0.0)  # the last code is zero
 
 
 def _round_operand(values: Tensor, bits: int) -> Tensor:

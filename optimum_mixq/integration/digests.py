@@ -87,8 +87,8 @@ def check_files(
         known = _read_digests(digests)
         if _digest_plan(plan) not in known:
             raise ValueError(
-                "The plan or arithmetic in config.json is not what the tensors were saved with: fetch config.json "
-                f"again ({SKIP_VARIABLE}=1 takes it as it is)."
+                "The plan, arithmetic or softmax grid in config.json is not what the tensors were saved with: fetch "
+                f"config.json again ({SKIP_VARIABLE}=1 takes it as it is)."
             )
     for path in map(Path, files):
         if path.suffix == ".safetensors":

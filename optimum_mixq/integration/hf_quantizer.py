@@ -33,6 +33,7 @@ from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.bitpacking import int16_to_scale
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.quant.softmax_grids import DEFAULT_SOFTMAX, StoredSoftmaxGrid
 from optimum_mixq.tasks import auto_class_named
 from optimum_mixq.tasks.loading import hub_task_of
 from optimum_mixq.utils.memory import return_freed_memory
@@ -70,7 +71,7 @@ class MixQHfQuantizer(HfQuantizer):
             drop_absent(model, names_in(checkpoint_files))
         bits = _read_plan(model, config).bits
         make = trainable_skeleton if config.trainable else packed_skeleton
-        insert_skeleton(model, make(model, Widths(bits, config.stem_and_head_bits, config.arithmetic)))
+        insert_skeleton(model, make(model, Widths(bits, config.stem_and_head_bits, config.arithmetic, config.softmax)))
         _keep_attention(model)
         if not config.trainable:
             saved_names = {names[0]: saved for saved, names in _names_in_files(model).items() if len(names) == 1}
@@ -198,7 +199,9 @@ def _tensors_in_files(model: PreTrainedModel) -> dict[str, Tensor]:
 
 def _reading(config: MixQConfig) -> list[Any]:
     """Return what of the configuration decides how tensors are read."""
-    return [config.arithmetic, {unit: list(bits) for unit, bits in BitPlan(config.plan or {}).bits.items()}]
+    plan = {unit: list(bits) for unit, bits in BitPlan(config.plan or {}).bits.items()}
+    # Models were saved before other grids of softmax were known.
+    return [config.arithmetic, plan] + ([] if config.softmax == DEFAULT_SOFTMAX else [config.softmax])
 
 
 def _read_plan(model: PreTrainedModel, config: MixQConfig) -> BitPlan:
@@ -273,6 +276,13 @@ def _check_tensors(model: PreTrainedModel) -> None:
             scale = int16_to_scale(tensor)
             if not (torch.isfinite(scale) & (scale > 0)).all():
                 raise ValueError(f"{key} holds scales that are no positive numbers: the checkpoint is corrupt.")
+    for name, module in model.named_modules():
+        if isinstance(module, StoredSoftmaxGrid) and not module.has_valid_softmax_grid():
+            found, kind = int(module.mixq_softmax_setting), module.softmax_kind
+            raise ValueError(
+                f"{name}.mixq_softmax_setting is {found}, which the softmax grid '{kind.name}' does not have: the "
+                "checkpoint is corrupt."
+            )
 
 
 def _register() -> None:

@@ -1,17 +1,17 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Attention with quantized operands: query, key and value on uniform grids, softmax on a logarithmic grid."""
+"""Attention with quantized operands: query, key and value on uniform grids, softmax on one of its own."""
 
 import functools
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from optimum_mixq.kernels import AttentionGrids, AttentionKernel, prepare_attention
 from optimum_mixq.quant.bitpacking import int16_to_scale, scale_to_int16
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_storable
-from optimum_mixq.quant.log_grid import log_grid_powers, log_steps, powers_of_steps_
 from optimum_mixq.quant.prepared import PreparedModule
+from optimum_mixq.quant.softmax_grids import DEFAULT_SOFTMAX, SoftmaxGrid, StoredSoftmaxGrid
 
 
 # Asked once: torch.compile does not trace the question (torch 2.13).
@@ -22,8 +22,10 @@ CPU_MULTIPLIES_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported()
 CACHED_SCORES = 2**19
 
 
-class AttentionQuantizer(PreparedModule):
+class AttentionQuantizer(StoredSoftmaxGrid, PreparedModule):
     """Attention whose operands are rounded to their grids; bits of None leave a matmul as it is.
+
+    `softmax` names the kind of grid that softmax has.
 
     Scales are float16 kept as int16 bits, since `.to(dtype)` and checkpoint loaders cast floating buffers.
     """
@@ -37,9 +39,12 @@ class AttentionQuantizer(PreparedModule):
         qk_bits: int | None,
         av_bits: int | None,
         device: torch.device | None = None,
+        softmax: str = DEFAULT_SOFTMAX,
     ) -> None:
         super().__init__()
         self.qk_bits, self.av_bits = qk_bits, av_bits
+        if av_bits is not None:
+            self.register_softmax_grid(softmax, av_bits, device)
         for name in ("query", "key", "value"):
             shape = (heads, head_size)
             self.register_buffer(f"mixq_{name}_scale", torch.zeros(shape, dtype=torch.int16, device=device))
@@ -53,9 +58,15 @@ class AttentionQuantizer(PreparedModule):
         getattr(self, f"mixq_{name}_zero_point").copy_(grid.zero_point)
         self.prepare()
 
+    def set_softmax_grid(self, grid: SoftmaxGrid) -> None:
+        super().set_softmax_grid(grid)
+        self.prepare()
+
     @torch.no_grad()
     def prepare(self) -> None:
-        """Read the grids' buffers: after they were filled from a checkpoint. Moving and `set_grid` call it."""
+        """Read the grids' buffers: after they were filled from a checkpoint. Moving and setting a grid call it."""
+        if self.av_bits is not None:
+            self.softmax_grid = self.read_softmax_grid()
         self._grids: dict[str, UniformGrid] = {}
         for name in ("query", "key", "value"):
             scale = int16_to_scale(getattr(self, f"mixq_{name}_scale")).unsqueeze(1)  # (heads, 1, head size)
@@ -63,6 +74,7 @@ class AttentionQuantizer(PreparedModule):
         self._multipliers = {name: 1 / grid.scale for name, grid in self._grids.items()}
         self._offsets = {name: grid.zero_point + 0.5 for name, grid in self._grids.items()}
         self._score_scale = self._grids["query"].scale * self._grids["key"].scale
+        self._kernel = self._prepare_kernel()
 
     def grid(self, name: str, bits: int) -> UniformGrid:
         """Return the grid of an operand, to broadcast against (B, heads, T, head size)."""
@@ -77,6 +89,10 @@ class AttentionQuantizer(PreparedModule):
         """
         if self.qk_bits is None or self.av_bits is None or query.requires_grad:
             return self._attend_with_gradient(query, key, value, mask, scaling, dropout)
+        kernel = self._kernel
+        # An exported program cannot hold the kernel.
+        if kernel is not None and not torch.compiler.is_exporting() and kernel.serves(query, key, value, mask):
+            return kernel(query, key, value, mask, scaling, matmul_dtype(query.device))
         # Of everything around the matmuls, passes over memory cost most: a few images or windows at a time, whose
         # scores stay in the cache.
         images = max(1, CACHED_SCORES // (query.shape[1] * query.shape[2] * key.shape[2]))
@@ -92,20 +108,20 @@ class AttentionQuantizer(PreparedModule):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
         """Return the output with integer operands, which bfloat16 holds exactly up to 256, in place where it can be.
 
-        The scales of query and key, and the steps of the logarithmic grid, all go into the query. Between the matmuls
+        The scales of query and key, and the factor of the softmax grid, all go into the query. Between the matmuls
         numbers are float32: a CPU's passes over bfloat16 take two to eight times as long (torch 2.13).
         """
         assert self.qk_bits is not None and self.av_bits is not None
-        dtype, steps_per_score = matmul_dtype(query.device), log_steps(self.av_bits) / math.log(2)
-        queries = self._integers("query", query, self.qk_bits).mul_(self._score_scale * (scaling * steps_per_score))
+        dtype, score_factor = matmul_dtype(query.device), self.softmax_grid.score_factor
+        queries = self._integers("query", query, self.qk_bits).mul_(self._score_scale * (scaling * score_factor))
         keys = _contiguous(self._integers("key", key, self.qk_bits), dtype)
         scores = torch.matmul(_contiguous(queries, dtype), keys.transpose(-1, -2)).float()  # (B, heads, T, T)
         if mask is not None:
-            scores.add_(mask, alpha=steps_per_score)
-        powers = powers_of_steps_(scores, self.av_bits)
-        total = powers.sum(-1, keepdim=True)  # (B, heads, T, 1)
+            scores.add_(mask, alpha=score_factor)
+        exponentials = self.softmax_grid.round_(scores)
+        total = exponentials.sum(-1, keepdim=True)  # (B, heads, T, 1)
         values = _contiguous(self._integers("value", value, self.av_bits), dtype)
-        output = torch.matmul(powers.to(dtype), values).float().mul_(self._grids["value"].scale).div_(total)
+        output = torch.matmul(exponentials.to(dtype), values).float().mul_(self._grids["value"].scale).div_(total)
         return _contiguous(output.transpose(1, 2), query.dtype)
 
     def _attend_with_gradient(
@@ -120,15 +136,27 @@ class AttentionQuantizer(PreparedModule):
         if mask is not None:
             scores = scores + mask
         if self.av_bits is None:
-            powers = torch.exp(scores - scores.amax(-1, keepdim=True))
+            exponentials = torch.exp(scores - scores.amax(-1, keepdim=True))
         else:
-            powers = log_grid_powers(scores, self.av_bits)
-        total = powers.sum(-1, keepdim=True)  # (B, heads, T, 1)
-        powers = F.dropout(powers, dropout, self.training)
-        return (torch.matmul(powers, value) / total).transpose(1, 2).contiguous()
+            exponentials = self.softmax_grid.exponentials(scores)
+        total = exponentials.sum(-1, keepdim=True)  # (B, heads, T, 1)
+        exponentials = F.dropout(exponentials, dropout, self.training)
+        return (torch.matmul(exponentials, value) / total).transpose(1, 2).contiguous()
 
     def renew(self) -> None:
         self.prepare()
+
+    def _prepare_kernel(self) -> AttentionKernel | None:
+        """Return what computes attention in one pass, where there is something that does."""
+        if self.qk_bits is None or self.av_bits is None or self.softmax_grid.steps is None:
+            return None
+        scale, zero_point = (
+            torch.cat([getattr(grid, part) for grid in self._grids.values()], 1).transpose(0, 1).contiguous()
+            for part in ("scale", "zero_point")
+        )  # (3, heads, head size)
+        return prepare_attention(
+            AttentionGrids(scale, zero_point, self.qk_bits, self.av_bits, self.softmax_grid.steps)
+        )
 
     def _integers(self, name: str, operand: Tensor, bits: int) -> Tensor:
         """Return code - zero_point of an operand, as float32."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""The uniform grid that values are rounded to, as pure functions on tensors; softmax has another, in `log_grid.py`.
+"""The uniform grid that values are rounded to, as pure functions on tensors; softmax has others, in `softmax_grids/`.
 
 A uniform grid has the values scale * (code - zero_point), code in 0..2^bits - 1. `fake_quantize` returns exactly what
 `dequantize(quantize(x))` returns, with a straight-through gradient (Bengio et al., arXiv 1308.3432).

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import LARGEST_ZERO_POINT, SMALLEST_SCALE, UniformGrid
 from optimum_mixq.quant.layers import GriddedLinear, QuantLinear
-from optimum_mixq.quant.log_grid import log_grid_powers
+from optimum_mixq.quant.softmax_grids import DEFAULT_SOFTMAX, StoredSoftmaxGrid
 
 
 class LearnedRounding(Function):
@@ -117,14 +117,24 @@ class LearnedLinear(GriddedLinear):
         return (clipped - clipped.detach().add(0.5).floor()).square().sum()
 
 
-class LearnedAttention(nn.Module):
-    """Attention that learns the grids of query, key and value, one step and offset per channel (heads, head size)."""
+class LearnedAttention(StoredSoftmaxGrid):
+    """Attention that learns the grids of query, key and value, one step and offset per channel (heads, head size).
+
+    The grid of softmax stays what it is.
+    """
 
     def __init__(
-        self, heads: int, head_size: int, qk_bits: int, av_bits: int, device: torch.device | None = None
+        self,
+        heads: int,
+        head_size: int,
+        qk_bits: int,
+        av_bits: int,
+        device: torch.device | None = None,
+        softmax: str = DEFAULT_SOFTMAX,
     ) -> None:
         super().__init__()
         self.qk_bits, self.av_bits = qk_bits, av_bits
+        self.register_softmax_grid(softmax, av_bits, device)
         for name in ("query", "key", "value"):
             self.register_parameter(f"mixq_{name}_step", nn.Parameter(torch.ones(heads, head_size, device=device)))
             self.register_parameter(f"mixq_{name}_offset", nn.Parameter(torch.zeros(heads, head_size, device=device)))
@@ -134,7 +144,9 @@ class LearnedAttention(nn.Module):
         """Return the attention that starts where calibration ended."""
         assert quantizer.qk_bits is not None and quantizer.av_bits is not None
         heads, size = quantizer.mixq_query_scale.shape
-        learned = cls(heads, size, quantizer.qk_bits, quantizer.av_bits, quantizer.mixq_query_scale.device)
+        device, softmax = quantizer.mixq_query_scale.device, quantizer.softmax_grid.name
+        learned = cls(heads, size, quantizer.qk_bits, quantizer.av_bits, device, softmax)
+        learned.set_softmax_grid(quantizer.softmax_grid)
         with torch.no_grad():
             for name in ("query", "key", "value"):
                 grid = quantizer.grid(name, 8)
@@ -147,7 +159,8 @@ class LearnedAttention(nn.Module):
         """Return the attention of the packed model."""
         heads, size = self.get_parameter("mixq_query_step").shape
         device = self.get_parameter("mixq_query_step").device
-        quantizer = AttentionQuantizer(heads, size, self.qk_bits, self.av_bits, device)
+        quantizer = AttentionQuantizer(heads, size, self.qk_bits, self.av_bits, device, self.softmax_kind.name)
+        quantizer.set_softmax_grid(self.read_softmax_grid())
         for name, bits in (("query", self.qk_bits), ("key", self.qk_bits), ("value", self.av_bits)):
             step, offset = self.get_parameter(f"mixq_{name}_step"), self.get_parameter(f"mixq_{name}_offset")
             quantizer.set_grid(name, learned_grid(step, offset, bits))
@@ -164,10 +177,10 @@ class LearnedAttention(nn.Module):
         scores = torch.matmul(query * scaling, key.transpose(-1, -2))  # (B, heads, T, T)
         if mask is not None:
             scores = scores + mask
-        powers = log_grid_powers(scores, self.av_bits)
-        total = powers.sum(-1, keepdim=True)
-        powers = F.dropout(powers, dropout, self.training)
-        return (torch.matmul(powers, value) / total).transpose(1, 2).contiguous()
+        exponentials = self.read_softmax_grid().exponentials(scores)
+        total = exponentials.sum(-1, keepdim=True)
+        exponentials = F.dropout(exponentials, dropout, self.training)
+        return (torch.matmul(exponentials, value) / total).transpose(1, 2).contiguous()
 
     def _round(self, name: str, operand: Tensor, bits: int) -> Tensor:
         step = self.get_parameter(f"mixq_{name}_step").unsqueeze(1)  # (heads, 1, head size)

@@ -47,6 +47,18 @@ def test_skeletons_have_the_tensors_that_quantizing_makes(name, arithmetic, ends
         assert layout(filled.state_dict()) == layout(made.state_dict())
 
 
+@pytest.mark.parametrize("softmax", ["adaptive-log", "uniform"])
+def test_skeletons_know_the_grid_of_softmax(softmax, vit):
+    bits = mixed(vit)
+    calibrated = calibrate(vit, BitPlan(bits), [random_pixels(vit)], MixQConfig(softmax=softmax))
+    widths = Widths(bits, 8, "column", softmax)
+    for made, skeleton in (
+        (pack(calibrated), packed_skeleton(vit, widths, torch.device("meta"))),
+        (make_trainable(calibrated), trainable_skeleton(vit, widths)),
+    ):
+        assert layout(tensors_with(vit, skeleton)) == layout(made.state_dict())
+
+
 def test_a_skeleton_filled_with_a_packed_models_tensors_gives_its_logits(vit):
     bits, pixels = mixed(vit), random_pixels(vit)
     packed = pack(calibrate(vit, BitPlan(bits), [pixels], MixQConfig()))

@@ -6,6 +6,7 @@ from optimum_mixq.export.attention import attention_of
 from optimum_mixq.quant import attention as packed_attention
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, uniform_grid
+from optimum_mixq.quant.softmax_grids import softmax_grid_names
 
 
 HEADS, SIZE, TOKENS = 2, 6, 9
@@ -16,8 +17,8 @@ def operands(seed=0):
     return [torch.randn(3, HEADS, TOKENS, SIZE, generator=generator) * 2 for _ in range(3)]
 
 
-def quantizer(qk_bits, av_bits, by_channel=True):
-    made = AttentionQuantizer(HEADS, SIZE, qk_bits, av_bits)
+def quantizer(qk_bits, av_bits, by_channel=True, softmax="log-sqrt2"):
+    made = AttentionQuantizer(HEADS, SIZE, qk_bits, av_bits, softmax=softmax)
     for name, values, bits in zip(("query", "key", "value"), operands(), (qk_bits, qk_bits, av_bits), strict=True):
         dimensions = (0, 2) if by_channel else (0, 2, 3)
         low, high = values.amin(dimensions, keepdim=True), values.amax(dimensions, keepdim=True)
@@ -35,13 +36,14 @@ def masks():
 
 
 @pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("softmax", softmax_grid_names())
 @pytest.mark.parametrize(("qk_bits", "av_bits"), [(8, 8), (4, 3), (2, 6)])
-def test_logarithmic_attention_is_that_of_the_packed_model(qk_bits, av_bits, mask, monkeypatch):
+def test_logarithmic_attention_is_that_of_the_packed_model(qk_bits, av_bits, softmax, mask, monkeypatch):
     monkeypatch.setattr(packed_attention, "CPU_MULTIPLIES_BFLOAT16", False)
-    made = quantizer(qk_bits, av_bits)
+    made = quantizer(qk_bits, av_bits, softmax=softmax)
     exported = attention_of("logarithmic")(made)
     expected, found = made(*operands(), mask, 0.4), exported(*operands(), mask, 0.4)
-    # A score that lies between two powers may go to either.
+    # A score that lies between two values may go to either.
     assert ((found - expected).abs() > 1e-4).float().mean() < 0.01
 
 
@@ -60,11 +62,12 @@ def test_integer_attention_is_softmax_of_the_rounded_operands(qk_bits, av_bits, 
     assert (found - expected).abs().mean() < 0.02 * expected.std()
 
 
+@pytest.mark.parametrize("softmax", softmax_grid_names())
 @pytest.mark.parametrize("av_bits", [2, 3])
-def test_with_few_bits_integer_attention_is_on_the_models_own_grid(av_bits):
-    made = quantizer(3, av_bits)
+def test_with_few_bits_integer_attention_is_on_the_models_own_grid(av_bits, softmax):
+    made = quantizer(3, av_bits, softmax=softmax)
     own, found = (attention_of(name)(made)(*operands(1), None, 0.4) for name in ("logarithmic", "integer"))
-    # The grid's powers are rounded to 255 steps, and single scores to another power.
+    # The grid's values are rounded to 255 steps, and single scores to another value.
     assert (own - found).abs().mean() < 0.03 * own.std()
 
 

@@ -145,7 +145,7 @@ def test_every_dtype_and_size_is_digested(tmp_path):
     check_files([path], tensors, {}, plan, None)
     with pytest.raises(ValueError, match="is not what was saved"):
         check_files([path], tensors, {}, plan, digests)
-    with pytest.raises(ValueError, match="plan or arithmetic in config.json is not what the tensors were saved with"):
+    with pytest.raises(ValueError, match="softmax grid in config.json is not what the tensors were saved with"):
         check_files([path], tensors, {}, {"a": [1, 3]}, digests)
     with pytest.raises(ValueError, match="digests in config.json cannot be read"):
         check_files([path], tensors, {}, plan, "no digests!")

@@ -4,8 +4,10 @@ import math
 import pytest
 import torch
 
+from optimum_mixq.kernels import AttentionKernel, register_attention_kernel, registry
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
+from optimum_mixq.quant.softmax_grids import softmax_grid_names
 
 
 def operands(heads=2, tokens=5, size=4):
@@ -13,8 +15,8 @@ def operands(heads=2, tokens=5, size=4):
     return [torch.randn(3, heads, tokens, size, generator=generator) for _ in range(3)]
 
 
-def quantizer(qk_bits=4, av_bits=4, heads=2, size=4):
-    attention = AttentionQuantizer(heads, size, qk_bits, av_bits).eval()
+def quantizer(qk_bits=4, av_bits=4, heads=2, size=4, softmax="log-sqrt2"):
+    attention = AttentionQuantizer(heads, size, qk_bits, av_bits, softmax=softmax).eval()
     for number, name in enumerate(("query", "key", "value")):
         scale = (0.2 + 0.05 * torch.arange(heads * size).view(heads, size) + 0.01 * number).half().float()
         attention.set_grid(name, UniformGrid(scale, torch.full((heads, size), 7.0 + number), 4))
@@ -60,11 +62,15 @@ def test_bfloat16_products_change_little(monkeypatch, bits):
     assert (outputs[0] - outputs[1]).norm() < 0.05 * outputs[0].norm()
 
 
-def test_with_gradients_attention_gives_the_same_values(monkeypatch):
+@pytest.mark.parametrize("softmax", softmax_grid_names())
+def test_with_gradients_attention_gives_the_same_values(softmax, monkeypatch):
     monkeypatch.setattr("optimum_mixq.quant.attention.matmul_dtype", lambda _: torch.float32)
-    tensors = operands()
-    without = quantizer()(*tensors, None, 0.5)
-    assert torch.allclose(quantizer()(*[tensor.requires_grad_() for tensor in tensors], None, 0.5), without, atol=1e-6)
+    tensors, mask = operands(), torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(1))
+    attention = quantizer(softmax=softmax)
+    without = attention(*tensors, mask, 0.5)
+    found = attention(*[tensor.requires_grad_() for tensor in tensors], mask, 0.5)
+    # A score that lies between two values may go to either.
+    assert torch.isclose(found, without, atol=1e-6).float().mean() > 0.95
 
 
 def test_bits_of_none_leave_attention_as_it_is():
@@ -94,3 +100,31 @@ def test_casting_leaves_the_grids_alone():
     attention = quantizer()
     before = attention.grid("key", 4).scale.clone()
     assert torch.equal(attention.to(torch.bfloat16).grid("key", 4).scale, before)
+
+
+class Ones(AttentionKernel):
+    """Puts out ones, for float32 alone."""
+
+    @classmethod
+    def supports(cls, device):
+        return device.type == "cpu"
+
+    def serves(self, query, key, value, mask):
+        return query.dtype == torch.float32
+
+    def attend(self, query, key, value, mask, scaling, dtype):
+        return torch.ones_like(query).transpose(1, 2)
+
+
+def test_a_kernel_from_outside_attends_where_it_serves(monkeypatch):
+    tensors = operands()
+    expected = quantizer()(*tensors, None, 0.5)
+    monkeypatch.setattr(registry, "ATTENTION_KERNELS", list(registry.ATTENTION_KERNELS))
+    register_attention_kernel(Ones)
+    attention = quantizer()
+    assert torch.equal(attention(*tensors, None, 0.5), torch.ones_like(expected))
+    doubled = attention(*[tensor.double() for tensor in tensors], None, 0.5)
+    assert torch.allclose(doubled.float(), expected, atol=1e-6)
+    assert quantizer(None, 4)._kernel is None  # bits are missing
+    attention.to("meta")
+    assert attention._kernel is None

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_mixq.architectures.describe import Architecture, describe
+from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.measuring import blank_images
 from optimum_mixq.architectures.skeletons import Widths, packed_skeleton, tensors_with
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.artifacts import UnitCosts
 from optimum_mixq.config import PIXEL_BITS
 from optimum_mixq.quant.arithmetics import arithmetic_of
+from optimum_mixq.quant.softmax_grids import DEFAULT_SOFTMAX
 from optimum_mixq.utils.bits import LARGEST_BITS
 from optimum_mixq.utils.file_size import file_bytes
 
@@ -23,6 +24,7 @@ def measure_costs(
     arithmetic: str,
     stem_and_head_bits: int = LARGEST_BITS,
     image_size: tuple[int, int] | None = None,
+    softmax: str = DEFAULT_SOFTMAX,
 ) -> UnitCosts:
     """Return the costs of a model's units for one image of this (height, width), or else of the configured one."""
     architecture = describe(model)
@@ -50,7 +52,8 @@ def measure_costs(
     stem = sum(fixed_macs.pop(name) for name in stems) * stem_and_head_bits * PIXEL_BITS
     of_heads = arithmetic_of(arithmetic).of_layer(stem_and_head_bits)
     heads = sum(fixed_macs.values()) * of_heads.bit_operations(stem_and_head_bits, stem_and_head_bits)
-    fixed_bytes = _fixed_bytes(model, architecture, arithmetic, stem_and_head_bits)
+    widest = dict.fromkeys((unit.name for unit in architecture.units), (LARGEST_BITS, LARGEST_BITS))
+    fixed_bytes = _fixed_bytes(model, Widths(widest, stem_and_head_bits, arithmetic, softmax))
     return UnitCosts(macs, weights, fixed_bytes, stem + heads, arithmetic)
 
 
@@ -68,13 +71,12 @@ def _count_outputs(model: PreTrainedModel, name: str, rows: dict[str, int]) -> t
     return model.get_submodule(name).register_forward_hook(count)
 
 
-def _fixed_bytes(model: PreTrainedModel, architecture: Architecture, arithmetic: str, stem_and_head_bits: int) -> int:
+def _fixed_bytes(model: PreTrainedModel, widest: Widths) -> int:
     """Return the bytes of the saved file without the units' codes.
 
     Its header, which names each tensor, is counted as with the widest units, where its numbers are the longest: a
     plan's file is never larger than its costs say.
     """
-    widest = dict.fromkeys((unit.name for unit in architecture.units), (LARGEST_BITS, LARGEST_BITS))
-    skeleton = packed_skeleton(model, Widths(widest, stem_and_head_bits, arithmetic), torch.device("meta"))
-    codes = sum(skeleton[name].get_buffer("weight").nbytes for name in architecture.unit_of_module)
+    skeleton = packed_skeleton(model, widest, torch.device("meta"))
+    codes = sum(skeleton[name].get_buffer("weight").nbytes for name in describe(model).unit_of_module)
     return file_bytes(model, tensors_with(model, skeleton)) - codes

@@ -18,12 +18,17 @@ from optimum_mixq.stages.calibration.joint_rounding import correct_layers
 from optimum_mixq.stages.calibration.observers import (
     Observation,
     RowObserver,
+    leveled_grid,
     minmax_grid,
     minmax_weight_grid,
     searched_grid,
 )
 from optimum_mixq.stages.calibration.rounders import rounder_of
 from optimum_mixq.utils.bits import LARGEST_BITS
+
+
+# A head reads one row per image, so that other images often leave the ranges that were seen: more room for them.
+LEVEL_OF_HEADS = 0.5
 
 
 def calibrate_stem(
@@ -124,7 +129,10 @@ def calibrate_heads(
 
 
 def _quantize_head(head: nn.Linear, observation: Observation, options: CalibrationOptions) -> QuantLinear:
-    input_grid = minmax_grid(observation, LARGEST_BITS)
+    find = searched_grid if options.input_search else minmax_grid
+    input_grid = find(observation, LARGEST_BITS)
+    if options.level:
+        input_grid = leveled_grid(input_grid, observation, LEVEL_OF_HEADS)
     gridded = arithmetic_of(options.arithmetic).of_layer(LARGEST_BITS).to_grid(head.weight, input_grid.scale)
     weight_grid = minmax_weight_grid(gridded, LARGEST_BITS)
     bias = None if head.bias is None else head.bias.clone()

@@ -112,10 +112,7 @@ def searched_grid(observation: Observation, bits: int) -> UniformGrid:
     wider range costs less than that.
     """
     low, high = observation.low, observation.high
-    centre = ((low + high) / 2).clamp(low.clamp(max=0), high.clamp(min=0))
-    # One-sided tensors, GELU's output among them, have one end near zero: ends shrink towards zero if it is inside
-    # the range, else towards the middle.
-    centre = torch.where((low < 0) & (high > 0), torch.zeros_like(low), centre)
+    centre = _centre(low, high)
     for end, sign in (("high", 1), ("low", -1)):
         best = low if end == "low" else high
         best_error = torch.full_like(best, torch.inf)
@@ -132,8 +129,10 @@ def searched_grid(observation: Observation, bits: int) -> UniformGrid:
     return uniform_grid(low, high, bits)
 
 
-def leveled_grid(grid: UniformGrid, observation: Observation) -> UniformGrid:
-    """Return `grid` (C,) with the scales of quiet channels raised by (largest / own)^e, e = 0.3 at 8 bits, 0 up to 4.
+def leveled_grid(grid: UniformGrid, observation: Observation, level: float = 0.3) -> UniformGrid:
+    """Return `grid` (C,) with the scales of quiet channels raised by (largest / own)^e.
+
+    The exponent e is `level` at 8 bits, and 0 up to 4. What a channel's grid spans, the new one spans too.
 
     A layer multiplies codes with integers of 8 bits that hold weight times scale. Beside the column of a loud channel
     those of quiet ones get few of these integers; larger scales give them more. Inputs of many bits can afford that.
@@ -143,14 +142,24 @@ def leveled_grid(grid: UniformGrid, observation: Observation) -> UniformGrid:
     >>> leveled_grid(minmax_grid(observation, 8), observation).scale.tolist()
     [8.0, 1024.0]
     """
-    exponent = 0.3 * max(0, grid.bits - 4) / 4
+    exponent = level * max(0, grid.bits - 4) / 4
     varies = observation.high > observation.low  # a channel that does not has a scale that says nothing
     if exponent == 0 or not varies.any():
         return grid
     growth = (grid.scale[varies].amax() / grid.scale) ** exponent
     growth = torch.where(varies, growth, torch.ones_like(growth))
     low, high = -grid.zero_point * grid.scale, (grid.largest_code - grid.zero_point) * grid.scale
-    return uniform_grid(low * growth, high * growth, grid.bits)
+    centre = _centre(low, high)
+    return uniform_grid(centre + growth * (low - centre), centre + growth * (high - centre), grid.bits)
+
+
+def _centre(low: Tensor, high: Tensor) -> Tensor:
+    """Return what ranges (C,) shrink and grow around: zero where it is inside, else their middle.
+
+    One-sided tensors, GELU's output among them, have one end near zero, which stays there.
+    """
+    middle = ((low + high) / 2).clamp(low.clamp(max=0), high.clamp(min=0))
+    return torch.where((low < 0) & (high > 0), torch.zeros_like(low), middle)
 
 
 def minmax_weight_grid(weight: Tensor, bits: int) -> UniformGrid:

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures.describe import Unit
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize
-from optimum_mixq.quant.log_grid import quantized_softmax
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.quant.softmax_grids import SoftmaxGrid
 from optimum_mixq.stages.sensitivity.registry import Variants
 from optimum_mixq.utils.bits import Bits
 
@@ -67,7 +67,7 @@ class VariantChanges:
             roundings = [functools.partial(_round, quantizer.grid(name, bits[1])) for name in ("query", "key")]
         else:
             value = functools.partial(_round, quantizer.grid("value", bits[1]))
-            roundings = [functools.partial(_round_softmax, bits[1]), value]
+            roundings = [functools.partial(_round_softmax, quantizer.softmax_grid), value]
         return Change(None, roundings)
 
 
@@ -119,6 +119,6 @@ def _round(grid: UniformGrid, values: Tensor) -> Tensor:
     return fake_quantize(values, grid) - values
 
 
-def _round_softmax(bits: int, weights: Tensor) -> Tensor:
+def _round_softmax(grid: SoftmaxGrid, weights: Tensor) -> Tensor:
     # The logarithm of a row is its scores up to a number that softmax does not see.
-    return quantized_softmax(weights.log(), bits) - weights
+    return grid.softmax(weights.log()) - weights

@@ -27,6 +27,15 @@ def test_the_bytes_are_those_of_the_saved_file(name, arithmetic, tmp_path):
     assert saved <= told <= saved + 2 * len(packed.state_dict()) + 8
 
 
+def test_the_settings_of_softmax_grids_are_among_the_bytes(vit, tmp_path):
+    plan = BitPlan.uniform(vit, 4)
+    packed = quantize_model(vit, plan, [random_pixels(vit)], MixQConfig(softmax="twin-uniform"))
+    packed.save_pretrained(tmp_path)
+    saved, told = (tmp_path / "model.safetensors").stat().st_size, measure_costs(vit, "column", softmax="twin-uniform")
+    assert saved <= told.bytes(plan.bits) <= saved + 2 * len(packed.state_dict()) + 8
+    assert measure_costs(vit, "column").bytes(plan.bits) < saved
+
+
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_a_float_models_file_is_as_large_as_it_is_said_to_be(name, tmp_path):
     model = make_model(name)

@@ -6,13 +6,14 @@ from conftest import make_model, random_pixels
 from transformers import AutoModelForImageClassification
 
 from optimum_mixq.architectures.describe import describe
+from optimum_mixq.architectures.replay import captured_inputs
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.quant.grids import fake_quantize
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.calibration.blocks import calibrate
-from optimum_mixq.stages.calibration.observers import minmax_weight_grid
+from optimum_mixq.stages.calibration.observers import RowObserver, minmax_grid, minmax_weight_grid
 from optimum_mixq.stages.packing import pack
 from optimum_mixq.tasks import run_model
 
@@ -44,6 +45,29 @@ def test_more_bits_of_patch_embedding_and_head_are_closer(vit):
         quantized = calibrate(vit, plan, [pixels], MixQConfig(stem_and_head_bits=bits))
         errors.append(float((logits(quantized, pixels) - reference).square().mean()))
     assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+def test_a_head_leaves_room_for_what_the_calibration_images_did_not_show(arithmetic):
+    swin = make_model("swin")
+    name = describe(swin).heads[0]
+    with captured_inputs(swin, [name]) as captured, torch.no_grad():
+        swin(pixel_values=random_pixels(swin, 8))
+        swin(pixel_values=random_pixels(swin, 200, seed=3))
+    seen, others = captured[name]
+    config = MixQConfig(arithmetic=arithmetic)
+    plan = BitPlan.uniform(swin, 8)
+    grid = calibrate(swin, plan, [random_pixels(swin, 8)], config).get_submodule(name).input_grid
+    spanned = minmax_grid(observe(seen), 8)
+    room, tight = (int((fake_quantize(others, g) - others).abs().gt(g.scale).sum()) for g in (grid, spanned))
+    assert room < 0.5 * tight
+    assert grid.scale.median() > 1.1 * spanned.scale.median()
+
+
+def observe(rows):
+    observer = RowObserver("rows")
+    observer.observe(rows)
+    return observer.result()
 
 
 def test_the_patch_embeddings_output_is_nearer_than_with_its_weight_rounded_to_nearest(vit):

@@ -3,6 +3,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from optimum_mixq.quant.arithmetics.column import column_operand
 from optimum_mixq.quant.grids import dequantize, fake_quantize, quantize, uniform_grid
@@ -135,6 +137,16 @@ def test_quiet_channels_are_raised_by_a_power_of_the_distance_to_the_largest(lou
         assert (fake_quantize(span, leveled) - span).abs().le(0.51 * leveled.scale + 1e-6).all()
     few = minmax_grid(observation, 4)
     assert leveled_grid(few, observation) is few
+
+
+@given(st.floats(-50, 50), st.floats(0.01, 20), st.integers(5, 8))
+def test_a_raised_grid_still_spans_what_it_spanned_wherever_zero_is(offset, width, bits):
+    rows = torch.linspace(0, 1, 64)[:, None] * torch.tensor([width, 20.0]) + torch.tensor([offset, -10.0])
+    observation = observe(rows)
+    grid = minmax_grid(observation, bits)
+    leveled = leveled_grid(grid, observation, 0.5)
+    assert (leveled.scale >= grid.scale * 0.999).all()
+    assert (fake_quantize(rows, leveled) - rows).abs().le(1.02 * leveled.scale).all()
 
 
 def test_levelling_brings_the_product_closer_beside_a_loud_channel():

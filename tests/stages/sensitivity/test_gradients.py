@@ -214,13 +214,15 @@ def test_a_change_is_what_the_variant_does_to_its_output(model, arithmetic):
 
 @torch.no_grad()
 def test_the_rounding_of_attention_weights_is_that_of_their_scores(vit):
-    from optimum_mixq.quant.log_grid import quantized_softmax
+    from optimum_mixq.quant.softmax_grids import softmax_grid_names, softmax_grid_of
     from optimum_mixq.stages.sensitivity.changes import _round_softmax
 
     scores = 4 * torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     scores[..., -2:] = -torch.inf  # masked
     weights = scores.softmax(-1)
-    torch.testing.assert_close(weights + _round_softmax(3, weights), quantized_softmax(scores, 3))
+    for kind in map(softmax_grid_of, softmax_grid_names()):
+        grid = kind(3, (kind.settings(3) or (0,))[0])
+        torch.testing.assert_close(weights + _round_softmax(grid, weights), grid.softmax(scores))
 
 
 def test_a_table_holds_every_unit_at_every_width_and_fewer_bits_cost_more(model):
