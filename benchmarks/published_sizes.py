@@ -3,9 +3,10 @@
 
     python benchmarks/published_sizes.py                       # all but those that need more than 8 GB
     python benchmarks/published_sizes.py --models swin-base    # one of them
+    python benchmarks/published_sizes.py --table               # print what was measured before
 
 For each model a mixed plan is chosen on four images of noise and saved; a fresh process loads the folder, compares the
-outputs with the saved ones to the bit, and runs the pipeline of the model's task. What fails ends with an error.
+outputs with the saved ones, and runs the pipeline of the model's task. What fails ends with an error, and has no row.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers as hf
+from common import machine, read_results, write_result
 from PIL import Image
 from transformers import PreTrainedModel
 
@@ -32,6 +34,7 @@ from optimum_mixq.tasks.loading import class_that_loads
 from optimum_mixq.utils.file_size import megabytes_of, saved_bytes
 
 
+FILE = "published_sizes.jsonl"
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 WIDE = LARGE | {"intermediate_size": 4096}
 NECK = [256, 512, 1024, 1024]
@@ -127,31 +130,40 @@ def main() -> None:
     if arguments.folder is not None:
         check(arguments.folder, arguments.loader)
         return
-    for name in arguments.models:
-        measure(name)
+    names = [] if arguments.table else arguments.models
+    if len(names) == 1:
+        measure(names[0])
+    else:
+        for name in names:  # in a process of its own each, whose peak memory is read at the end
+            subprocess.run([sys.executable, __file__, "--models", name], check=True)
+    print(table())
 
 
 def measure(name: str) -> None:
-    """Quantize one model, have another process load it, and print what that took."""
+    """Quantize one model, have another process load it, and write what that took."""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     size = SIZES.get(name) or configured_image_size(model)
     pixels = torch.randn(4, 3, *size)
-    started = time.perf_counter()
+    started = time.process_time()
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory) / name
         kind = PROCESSORS.get(task_of(model).hub_task, hf.ViTImageProcessorPil)
         processor = kind(size={"height": size[0], "width": size[1]})
         packed = MixQQuantizer.from_pretrained(model, processor).quantize(CONFIG, pixels, folder)
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         with torch.no_grad():
             torch.save({"pixels": pixels, "outputs": run_model(packed, pixels)}, folder / "expected.pt")
         megabytes = megabytes_of(folder)
         command = [sys.executable, __file__, "--folder", str(folder), "--loader", class_that_loads(packed)]
         subprocess.run(command, check=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    sizes = f"{saved_bytes(model) / 1e6:.0f} MB, packed {megabytes:.0f} MB"
-    print(f"{name}: {sizes}, {seconds:.0f} s, at most {peak:.1f} GB", flush=True)
+    row = {
+        "model": name, "task": task_of(model).hub_task, "height": size[0], "width": size[1],
+        "float_megabytes": saved_bytes(model) / 1e6, "megabytes": megabytes, "seconds": seconds,
+        "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, "machine": machine(),
+    }  # fmt: skip
+    write_result(FILE, row)
+    print(row, flush=True)
 
 
 def check(folder: Path, loader: str) -> None:
@@ -167,9 +179,25 @@ def check(folder: Path, loader: str) -> None:
     assert run(Image.fromarray(noise)) is not None, "no answer of the pipeline"  # a random detector may find nothing
 
 
+def table() -> str:
+    """Return the last row of each model, in the order of `MODELS`."""
+    rows = {row["model"]: row for row in read_results(FILE)}
+    lines = [
+        "| model | task | image | MB: float → packed | peak GB | processor minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in (rows[name] for name in MODELS if name in rows):
+        cells = [row["model"], row["task"], f"{row['height']} x {row['width']}"]
+        cells += [f"{row['float_megabytes']:.0f} → {row['megabytes']:.0f}", f"{row['peak_gigabytes']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} | {row['seconds'] / 60:.1f} |")
+    machines = "; ".join(sorted({row["machine"] for row in rows.values()}))
+    return "\n".join([*lines, "", f"Measured on {machines}."])
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=sorted(MODELS.keys() - NEED_MORE_MEMORY))
+    parser.add_argument("--table", action="store_true", help="only print what was measured before")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--loader", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Write the tables of README.md and docs/results.md from benchmarks/results, so that no number there is typed.
+"""Write the tables of README.md and the documents from benchmarks/results, so that no number there is typed.
 
 python benchmarks/readme.py
 """
@@ -18,6 +18,7 @@ import halves
 import limits
 import pairs
 import peers
+import published_sizes
 import reconstruction
 import scene_models
 import sensitivity
@@ -45,6 +46,7 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
     """Return the tables of each page, by the names that its markers have."""
     return {
         "README.md": {"summary": summary_table},
+        "docs/supported-models.md": {"published_sizes": published_sizes.table},
         "docs/results.md": {
             "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
             "mixed_precision": mixed_table, "scores": sensitivity.table_of_scores,

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TABLES = {
     "README.md": {"summary"},
+    "docs/supported-models.md": {"published_sizes"},
     "docs/results.md": {
         "uniform_ptq", "ablation", "demo_models", "mixed_precision",
         "scores", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
