@@ -46,6 +46,14 @@ def strict_int_mm(left, right):
     return int_mm_of_cpu(left, right)
 
 
+class Unwaiting(TorchDispatchMode):
+    """Refuses what waits for a device: no CUDA graph could record it."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.overloadpacket.__name__ not in WAITING
+        return function(*args, **(kwargs or {}))
+
+
 class HostedTensor(torch.Tensor):
     """A tensor that says it is on the other device and keeps its numbers on the CPU."""
 

@@ -117,7 +117,7 @@ class MixQConfig(QuantizationConfigMixin):
     clip: float | Literal["search"] | None = "search"
     balance: bool = True
     reconstruction: str | None = None
-    reconstruction_loss: str = "fisher"
+    reconstruction_loss: str = "output"
     trainable: bool = False
     plan: dict[str, Any] | None = None
     record: dict[str, Any] | None = None

@@ -1,8 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """What a kernel is given, and what it has to answer."""
 
-import itertools
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from optimum_mixq.kernels.handles import find_kernel, give_handle
+
 
 Activation = Literal["none", "gelu"]
 # The smallest width that common hardware multiplies: operands are int8.
 OPERAND_BITS = 8
-
-_handles = itertools.count()
-_kernels: "weakref.WeakValueDictionary[int, Kernel]" = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,7 @@ class Kernel(ABC):
     def __init__(self, product: IntegerProduct) -> None:
         self.out_features, self.in_features = product.operand.shape
         self.scale, self.bias = product.scale.float().contiguous(), product.bias.float().contiguous()
-        self.handle = next(_handles)
-        _kernels[self.handle] = self
+        self.handle = give_handle(self)
 
     @classmethod
     @abstractmethod
@@ -147,17 +143,6 @@ class Kernel(ABC):
                 codes, self.handle, self.out_features, rounding.multiplier, rounding.offset, rounding.bits, activation
             )
         return self.multiply_to_codes(codes, rounding, activation)
-
-
-def find_kernel(handle: int) -> Kernel:
-    """Return the kernel of a number."""
-    kernel = _kernels.get(handle)
-    if kernel is None:
-        raise RuntimeError(
-            f"This graph multiplies with kernel {handle}, which this process does not hold: the graph was compiled in "
-            "another process, or its model was moved, changed or deleted. Compile the model again."
-        )
-    return kernel
 
 
 @torch.compiler.assume_constant_result

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from optimum_mixq.kernels.contract import Activation, IntegerProduct, Kernel, Rounding, find_kernel
+from optimum_mixq.kernels.contract import Activation, IntegerProduct, Kernel, Rounding
+from optimum_mixq.kernels.handles import find_kernel
 from optimum_mixq.kernels.registry import prepare_kernel
 
 
@@ -38,6 +39,19 @@ def integer_product(
 ) -> Tensor:
     """Multiply with a kernel that is prepared at the first call with these tensors, on whatever device they are."""
     return _kernel_of(operand, scale, bias).multiply(codes, dtype, activation)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    handle: int,
+    scaling: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Attend with the kernel of a number."""
+    return find_kernel(handle).attend(query, key, value, mask, scaling, dtype)
 
 
 def _kernel_of(operand: Tensor, scale: Tensor, bias: Tensor) -> Kernel:
@@ -75,6 +89,19 @@ def _describe_product(
     return codes.new_empty((*codes.shape[:-1], operand.shape[0]), dtype=dtype)
 
 
+def _describe_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    handle: int,
+    scaling: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    images, heads, tokens, size = query.shape
+    return query.new_empty((images, tokens, heads, size))
+
+
 # `torch.library.custom_op` checks each call's outputs for aliases, which takes 0.2 ms per layer (torch 2.13).
 _library = torch.library.Library("mixq", "DEF")
 _library.define(
@@ -88,9 +115,15 @@ _library.define(
     "integer_codes(Tensor codes, int handle, int out_features, Tensor multiplier, Tensor offset, int bits, "
     "str activation) -> Tensor"
 )
+_library.define(
+    "attention(Tensor query, Tensor key, Tensor value, Tensor? mask, int handle, float scaling, ScalarType dtype) "
+    "-> Tensor"
+)
 _library.impl("integer_linear", integer_linear, "CompositeExplicitAutograd")
 _library.impl("integer_product", integer_product, "CompositeExplicitAutograd")
 torch.library.register_fake("mixq::integer_linear", _describe_linear, lib=_library)
 _library.impl("integer_codes", integer_codes, "CompositeExplicitAutograd")
 torch.library.register_fake("mixq::integer_codes", _describe_codes, lib=_library)
 torch.library.register_fake("mixq::integer_product", _describe_product, lib=_library)
+_library.impl("attention", attention, "CompositeExplicitAutograd")
+torch.library.register_fake("mixq::attention", _describe_attention, lib=_library)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from optimum_mixq.kernels import AttentionGrids, AttentionKernel, prepare_attention
 from optimum_mixq.quant.bitpacking import int16_to_scale, scale_to_int16
 from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_storable
 from optimum_mixq.quant.prepared import PreparedModule
@@ -73,6 +74,7 @@ class AttentionQuantizer(StoredSoftmaxGrid, PreparedModule):
         self._multipliers = {name: 1 / grid.scale for name, grid in self._grids.items()}
         self._offsets = {name: grid.zero_point + 0.5 for name, grid in self._grids.items()}
         self._score_scale = self._grids["query"].scale * self._grids["key"].scale
+        self._kernel = self._prepare_kernel()
 
     def grid(self, name: str, bits: int) -> UniformGrid:
         """Return the grid of an operand, to broadcast against (B, heads, T, head size)."""
@@ -87,6 +89,10 @@ class AttentionQuantizer(StoredSoftmaxGrid, PreparedModule):
         """
         if self.qk_bits is None or self.av_bits is None or query.requires_grad:
             return self._attend_with_gradient(query, key, value, mask, scaling, dropout)
+        kernel = self._kernel
+        # An exported program cannot hold the kernel.
+        if kernel is not None and not torch.compiler.is_exporting() and kernel.serves(query, key, value, mask):
+            return kernel(query, key, value, mask, scaling, matmul_dtype(query.device))
         # Of everything around the matmuls, passes over memory cost most: a few images or windows at a time, whose
         # scores stay in the cache.
         images = max(1, CACHED_SCORES // (query.shape[1] * query.shape[2] * key.shape[2]))
@@ -139,6 +145,18 @@ class AttentionQuantizer(StoredSoftmaxGrid, PreparedModule):
 
     def renew(self) -> None:
         self.prepare()
+
+    def _prepare_kernel(self) -> AttentionKernel | None:
+        """Return what computes attention in one pass, where there is something that does."""
+        if self.qk_bits is None or self.av_bits is None or self.softmax_grid.steps is None:
+            return None
+        scale, zero_point = (
+            torch.cat([getattr(grid, part) for grid in self._grids.values()], 1).transpose(0, 1).contiguous()
+            for part in ("scale", "zero_point")
+        )  # (3, heads, head size)
+        return prepare_attention(
+            AttentionGrids(scale, zero_point, self.qk_bits, self.av_bits, self.softmax_grid.steps)
+        )
 
     def _integers(self, name: str, operand: Tensor, bits: int) -> Tensor:
         """Return code - zero_point of an operand, as float32."""

@@ -46,8 +46,10 @@ def test_where_torch_multiplies_the_compiler_sees_products_and_what_follows(kern
     assert not any("integer_" in each for each in calls)
 
 
-def test_triton_stays_one_operator_for_each_product(monkeypatch):
+def test_triton_stays_one_operator_for_each_product_and_for_attention(monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed")
+    # Triton's interpreter multiplies no bfloat16 (3.7).
+    monkeypatch.setattr("optimum_mixq.quant.attention.matmul_dtype", lambda device: torch.float32)
     model = packed(TritonKernel, monkeypatch)
     pixels = random_pixels(model, 1, seed=7)
     with torch.no_grad():
@@ -57,4 +59,5 @@ def test_triton_stays_one_operator_for_each_product(monkeypatch):
     blocks = model.config.num_hidden_layers
     assert sum("integer_codes" in each for each in calls) == blocks  # fc1
     assert sum("integer_linear" in each for each in calls) == 3 * blocks + 3 + 1  # qkv, proj, fc2; colours; head
-    assert not any("triton" in each for each in calls)
+    assert sum("mixq.attention" in each for each in calls) == blocks
+    assert not any("triton" in each or "exp2" in each for each in calls)

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import DEVICE
-from cuda_stand_in import WAITING
+from cuda_stand_in import Unwaiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimum_mixq.kernels import IntegerProduct, IntMMKernel, ReferenceKernel, TritonKernel, WeightCodes, choose_kernel
 from optimum_mixq.kernels.contract import Rounding
@@ -145,14 +144,6 @@ def test_codes_that_do_not_give_the_operand_are_not_used():
     other = IntegerProduct(own.operand.roll(1, 0), own.scale, own.bias, own.weight)
     kernel, codes = TritonKernel(other), random_codes(3, 40)
     assert kernel._weight.fields == 1 and torch.equal(kernel(codes), ReferenceKernel(other)(codes))
-
-
-class Unwaiting(TorchDispatchMode):
-    """Refuses what waits for a device: no CUDA graph could record it."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert function.overloadpacket.__name__ not in WAITING
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("rows", [1, 70])

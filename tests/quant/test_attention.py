@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from optimum_mixq.kernels import AttentionKernel, register_attention_kernel, registry
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import UniformGrid, dequantize, fake_quantize, quantize
 from optimum_mixq.quant.softmax_grids import softmax_grid_names
@@ -99,3 +100,31 @@ def test_casting_leaves_the_grids_alone():
     attention = quantizer()
     before = attention.grid("key", 4).scale.clone()
     assert torch.equal(attention.to(torch.bfloat16).grid("key", 4).scale, before)
+
+
+class Ones(AttentionKernel):
+    """Puts out ones, for float32 alone."""
+
+    @classmethod
+    def supports(cls, device):
+        return device.type == "cpu"
+
+    def serves(self, query, key, value, mask):
+        return query.dtype == torch.float32
+
+    def attend(self, query, key, value, mask, scaling, dtype):
+        return torch.ones_like(query).transpose(1, 2)
+
+
+def test_a_kernel_from_outside_attends_where_it_serves(monkeypatch):
+    tensors = operands()
+    expected = quantizer()(*tensors, None, 0.5)
+    monkeypatch.setattr(registry, "ATTENTION_KERNELS", list(registry.ATTENTION_KERNELS))
+    register_attention_kernel(Ones)
+    attention = quantizer()
+    assert torch.equal(attention(*tensors, None, 0.5), torch.ones_like(expected))
+    doubled = attention(*[tensor.double() for tensor in tensors], None, 0.5)
+    assert torch.allclose(doubled.float(), expected, atol=1e-6)
+    assert quantizer(None, 4)._kernel is None  # bits are missing
+    attention.to("meta")
+    assert attention._kernel is None

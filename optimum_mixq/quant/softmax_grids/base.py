@@ -30,6 +30,11 @@ class SoftmaxGrid(ABC):
         return ()
 
     @property
+    def steps(self) -> float | None:
+        """Return the steps per octave of a logarithmic grid, which kernels compute in one pass; None for others."""
+        return None
+
+    @property
     def score_factor(self) -> float:
         """Return what scores are multiplied by for `round_` and `round`. Callers may do it where it costs nothing."""
         return 1.0
