@@ -1,7 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Grids for what a GELU puts out, one for a whole tensor, as other methods have them: to measure, not to run.
 
-Integers cannot multiply their codes in one pass: a code's value is no multiple of one step.
+One product of 8-bit integers takes none of the two that are not uniform at all widths: what their codes stand for are
+no multiples of one step, or of too small a one.
 """
 
 from abc import ABC, abstractmethod

@@ -17,7 +17,7 @@ TABLES = {
         "uniform_ptq", "ablation", "demo_models", "mixed_precision",
         "scores", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
         "deployment", "deployment_accuracy", "deployment_attention", "choosing", "reconstruction", "peers",
-        "synthetic", "features", "scene_models",
+        "synthetic", "features", "scene_models", "grids",
     },
 }  # fmt: skip
 
