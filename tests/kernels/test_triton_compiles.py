@@ -46,10 +46,11 @@ def compile_others(capability):
 def compile_attention(capability, size, masked, dtype, tile, ones=()):
     numbers = {"heads", "queries", "keys", "pairs_up_to", "queries_up_to", "keys_up_to"}
     numbers |= {f"{operand}_{side}" for operand in OPERANDS for side in ("image", "head", "token", "row", "column")}
-    constants = dict(MASKED=masked, QK_CODE=15, AV_CODE=15, STEPS=2, SIZE=size, DTYPE=getattr(triton.language, dtype))
+    constants = dict(MASKED=masked, SIZE=size, DTYPE=getattr(triton.language, dtype))
     constants |= dict(CHANNELS=max(16, triton.next_power_of_2(size)), QUERIES=tile[0], KEYS=tile[1])
     constants |= dict.fromkeys(ones, 1)
-    pointers = dict.fromkeys((*OPERANDS, "output"), "*bf16") | {"query_factor": "fp32", "steps_per_score": "fp32"}
+    factors = ("query_factor", "steps_per_score", "octaves_per_step", "qk_code", "av_code")
+    pointers = dict.fromkeys((*OPERANDS, "output"), "*bf16") | dict.fromkeys(factors, "fp32")
     options = {"num_warps": tile[2], "num_stages": tile[3]}
     compile(attention._attend_tile.fn, capability, constants, pointers, numbers, **options)
 
