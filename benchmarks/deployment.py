@@ -242,7 +242,7 @@ def measure_accuracy(name: str, bench: Path | None, images: int, widths: tuple[i
 
     write("float", reference)
     with tempfile.TemporaryDirectory() as folder:
-        run_all(engine_contenders(subject.model, subject.calibration[:32].numpy(), Path(folder)))
+        run_all(engine_contenders(subject.model, subject.calibration[:128].numpy(), Path(folder)))
         for bits in widths:
             packed = calibrated(subject, bits)
             write(f"mixq W{bits}A{bits} PyTorch", logits_of(packed, pixels))
@@ -268,7 +268,7 @@ def measure_attention(
 
 def calibrated(subject: Any, bits: int) -> PreTrainedModel:
     plan = BitPlan.uniform(subject.model, bits)
-    return quantize_model(subject.model, plan, [subject.calibration[:32]], MixQConfig(bits=bits))
+    return quantize_model(subject.model, plan, subject.calibration[:128].split(32), MixQConfig(bits=bits))
 
 
 def megabytes(folder: Path) -> float:

@@ -14,7 +14,9 @@ from typing import Any
 import choosing
 import deployment_tables
 import features
+import grids
 import halves
+import limits
 import pairs
 import peers
 import published_sizes
@@ -56,6 +58,7 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "deployment_accuracy": deployment_tables.table_of_accuracy,
             "deployment_attention": deployment_tables.table_of_attention, "choosing": choosing.table,
             "reconstruction": reconstruction.table, "synthetic": synthetic.table, "peers": peers.table,
+            "limits": limits.table, "grids": grids.table,
         },
     }  # fmt: skip
 

@@ -15,7 +15,16 @@ import time
 from pathlib import Path
 
 import torch
-from common import BENCH_MODELS, Subject, load_subject, logits_of, machine, read_results, write_result
+from common import (
+    BENCH_MODELS,
+    Subject,
+    load_subject,
+    logits_of,
+    machine,
+    read_results,
+    spread,
+    write_result,
+)
 
 from optimum_mixq import DEMO_MODELS
 from optimum_mixq.artifacts import BitPlan
@@ -90,31 +99,43 @@ def time_forward(model: torch.nn.Module, images: torch.Tensor) -> float:
 
 
 def table(judged: str = "report") -> str:
-    """Return a row for each way and number of images: top-1 and KL, and what it cost."""
+    """Return a row for each model, width, arithmetic and way: top-1 and KL by the number of images."""
     rows = [row for row in read_results(FILE) if row["judged"] == judged]
-    cases = list(dict.fromkeys((row["model"], row["bits"], row["arithmetic"]) for row in rows))
-    heads = " | ".join(f"{model} W{bits}A{bits} {arithmetic}" for model, bits, arithmetic in cases)
-    lines = [f"| images | reconstruction | ends | {heads} | forwards |", "|---" * (4 + len(cases)) + "|"]
-    for key in sorted({(row["ends"], row["calibration"], row["way"]) for row in rows}, key=_order):
-        own = [row for row in rows if (row["ends"], row["calibration"], row["way"]) == key]
-        told = " | ".join(_cell([r for r in own if (r["model"], r["bits"], r["arithmetic"]) == c]) for c in cases)
+    counts = sorted({row["calibration"] for row in rows})
+    heads = " | ".join(f"{count} images" for count in counts)
+    lines = [
+        f"| model | W/A | arithmetic | ends | reconstruction | {heads} | seeds | forwards |",
+        "|---" * (7 + len(counts)) + "|",
+    ]
+    for case in sorted({_case(row) for row in rows}, key=_order):
+        own = [row for row in rows if _case(row) == case]
+        model, bits, arithmetic, ends, way = case
+        cells = [_cell([row for row in own if row["calibration"] == count]) for count in counts]
+        seeds = len({row["seed"] for row in own})
         forwards = statistics.median(row["forwards"] for row in own)
-        lines.append(f"| {key[1]} | {key[2]} | {key[0]} | {told} | {forwards:.0f} |")
-    seeds = sorted({row["seed"] for row in rows})
+        told = f"| {model} | {bits}/{bits} | {arithmetic} | {ends} | {way} |"
+        lines.append(f"{told} {' | '.join(cells)} | {seeds} | {forwards:.0f} |")
     floats = {row["model"]: row["float_top1"] for row in rows}
     told = ", ".join(f"{model} {top1:.1f} %" for model, top1 in floats.items())
-    return "\n".join([*lines, "", f"Top-1 in percent / KL. Float: {told}. Seeds {', '.join(map(str, seeds))}."])
+    return "\n".join([*lines, "", f"Top-1 in percent / KL, means and ranges of KL over the seeds. Float: {told}."])
 
 
-def _order(key: tuple[int, int, str]) -> tuple[int, int, int]:
-    return -key[0], key[1], list(WAYS).index(key[2])
+def _case(row: dict) -> tuple[str, int, str, int, str]:
+    return row["model"], row["bits"], row["arithmetic"], row["ends"], row["way"]
+
+
+def _order(case: tuple[str, int, str, int, str]) -> tuple[int, int, str, int, int]:
+    model, bits, arithmetic, ends, way = case
+    return [*DEMO_MODELS, *BENCH_MODELS].index(model), -bits, arithmetic, -ends, list(WAYS).index(way)
 
 
 def _cell(rows: list[dict]) -> str:
     if not rows:
         return ""
-    top1, divergence = (statistics.mean(row[name] for row in rows) for name in ("top1", "kl"))
-    return f"{top1:.1f} / {divergence:.3f}"
+    top1, divergences = statistics.mean(row["top1"] for row in rows), [row["kl"] for row in rows]
+    if len(rows) == 1:
+        return f"{top1:.1f} / {divergences[0]:.3f}"
+    return f"{top1:.1f} / {spread(divergences, 3)}"
 
 
 if __name__ == "__main__":

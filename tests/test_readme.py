@@ -18,7 +18,7 @@ TABLES = {
         "uniform_ptq", "ablation", "demo_models", "mixed_precision",
         "scores", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
         "deployment", "deployment_accuracy", "deployment_attention", "choosing", "reconstruction", "peers",
-        "synthetic", "features", "scene_models",
+        "synthetic", "features", "scene_models", "limits", "grids",
     },
 }  # fmt: skip
 

@@ -14,8 +14,9 @@ from optimum_mixq.kernels.attention import AttentionGrids
 from optimum_mixq.kernels.triton.devices import device_of
 
 
-# Queries that one program has, and keys that it multiplies at a time; its warps; loads ahead.
-TILES = ((16, 64, 4, 3), (32, 64, 4, 3), (64, 32, 4, 3), (64, 64, 4, 2), (128, 32, 8, 2), (128, 64, 8, 2))
+# Queries that one program has, and keys that it multiplies at a time; its warps; loads ahead. The first fits every GPU
+# since Ampere, whatever the head; the autotuner passes over tiles that do not fit.
+TILES = ((16, 32, 4, 2), (32, 64, 4, 2), (64, 32, 4, 3), (64, 64, 4, 2), (128, 32, 8, 2), (128, 64, 8, 2))
 # The interpreter takes as long for every tile: a small one, so that few tokens have edges and several steps.
 INTERPRETED_TILES = ((16, 16, 1, 1),)
 # Channels that a product takes at least.
@@ -79,13 +80,14 @@ def _launch(
         keys,
         scaling * steps_per_score,
         steps_per_score,
+        # As numbers that the kernel is given, a base and widths need no kernel compiled for each.
+        1 / grids.steps,
+        float(2**grids.qk_bits - 1),
+        float(2**grids.av_bits - 1),
         triton.next_power_of_2(images * heads),
         triton.next_power_of_2(queries),
         triton.next_power_of_2(keys),
         MASKED=mask is not None,
-        QK_CODE=2**grids.qk_bits - 1,
-        AV_CODE=2**grids.av_bits - 1,
-        STEPS=grids.steps,
         SIZE=size,
         CHANNELS=max(LEAST_SIZE, triton.next_power_of_2(size)),
         DTYPE=_DTYPES[dtype],
@@ -116,26 +118,25 @@ def _grid_of(scale, zero_point, number, SIZE: tl.constexpr, CHANNELS: tl.constex
 
 @triton.jit
 def _integers_of(
-    places, token, stride, scale, zero_point,
-    CODE: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr,
+    places, token, stride, scale, zero_point, largest_code, SIZE: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
     """Return code - zero_point, float32 (tokens, CHANNELS), of an operand of one head."""
     channel = tl.arange(0, CHANNELS)
     places += token.to(tl.int64)[:, None] * stride + channel[None, :]
     values = tl.load(places) if SIZE == CHANNELS else tl.load(places, mask=(channel < SIZE)[None, :], other=0.0)
     codes = tl.floor(values.to(tl.float32) * tl.div_rn(1.0, scale)[None, :] + (zero_point + 0.5)[None, :])
-    return tl.minimum(tl.maximum(codes, 0.0), CODE) - zero_point[None, :]
+    return tl.minimum(tl.maximum(codes, 0.0), largest_code) - zero_point[None, :]
 
 
 @triton.jit
 def _steps_of(
-    start, query, key, mask, row, key_stride, mask_row, mask_column, scale, zero_point, keys, steps_per_score,
-    MASKED: tl.constexpr, CODE: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr, KEYS: tl.constexpr,
+    start, query, key, mask, row, key_stride, mask_row, mask_column, scale, zero_point, largest_code, keys,
+    steps_per_score, MASKED: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Return the scores (QUERIES, KEYS) of one tile of keys, in steps of the logarithmic grid."""
     column = start + tl.arange(0, KEYS)
     read = tl.minimum(column, keys - 1)
-    integers = _integers_of(key, read, key_stride, scale, zero_point, CODE, SIZE, CHANNELS).to(query.dtype)
+    integers = _integers_of(key, read, key_stride, scale, zero_point, largest_code, SIZE, CHANNELS).to(query.dtype)
     steps = tl.dot(query, integers.T, input_precision="ieee")
     if MASKED:
         places = mask + row.to(tl.int64)[:, None] * mask_row + read.to(tl.int64)[None, :] * mask_column
@@ -145,7 +146,7 @@ def _steps_of(
 
 @triton.autotune(
     configs=configurations(INTERPRETED_TILES if triton.knobs.runtime.interpret else TILES),
-    key=["pairs_up_to", "queries_up_to", "keys_up_to", "MASKED", "SIZE", "DTYPE"],
+    key=["pairs_up_to", "queries_up_to", "keys_up_to", "MASKED", "SIZE"],
     prune_configs_by={"early_config_prune": tiles_for},
 )
 @triton.jit
@@ -153,9 +154,10 @@ def _attend_tile(
     query, key, value, mask, scale, zero_point, output,
     query_image, query_head, query_token, key_image, key_head, key_token, value_image, value_head, value_token,
     mask_image, mask_head, mask_row, mask_column,
-    heads, queries, keys, query_factor, steps_per_score, pairs_up_to, queries_up_to, keys_up_to,
-    MASKED: tl.constexpr, QK_CODE: tl.constexpr, AV_CODE: tl.constexpr, STEPS: tl.constexpr,
-    SIZE: tl.constexpr, CHANNELS: tl.constexpr, DTYPE: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    heads, queries, keys, query_factor, steps_per_score, octaves_per_step, qk_code, av_code,
+    pairs_up_to, queries_up_to, keys_up_to,
+    MASKED: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr, DTYPE: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Write the output of one tile of queries of one head, in two passes over the keys.
 
@@ -174,27 +176,27 @@ def _attend_tile(
     query_scale, query_zero = _grid_of(scale, zero_point, head, SIZE, CHANNELS)
     key_scale, key_zero = _grid_of(scale, zero_point, heads + head, SIZE, CHANNELS)
     value_scale, value_zero = _grid_of(scale, zero_point, 2 * heads + head, SIZE, CHANNELS)
-    integers = _integers_of(query, read_row, query_token, query_scale, query_zero, QK_CODE, SIZE, CHANNELS)
+    integers = _integers_of(query, read_row, query_token, query_scale, query_zero, qk_code, SIZE, CHANNELS)
     rows = (integers * (query_scale * key_scale * query_factor)[None, :]).to(DTYPE)
     largest = tl.full((QUERIES,), float("-inf"), tl.float32)
     for start in range(0, keys, KEYS):
         steps = _steps_of(
-            start, rows, key, mask, read_row, key_token, mask_row, mask_column, key_scale, key_zero, keys,
-            steps_per_score, MASKED, QK_CODE, SIZE, CHANNELS, KEYS,
+            start, rows, key, mask, read_row, key_token, mask_row, mask_column, key_scale, key_zero, qk_code, keys,
+            steps_per_score, MASKED, SIZE, CHANNELS, KEYS,
         )  # fmt: skip
         largest = tl.maximum(largest, tl.max(steps, 1))
     total = tl.zeros((QUERIES,), tl.float32)
     sums = tl.zeros((QUERIES, CHANNELS), tl.float32)
     for start in range(0, keys, KEYS):
         steps = _steps_of(
-            start, rows, key, mask, read_row, key_token, mask_row, mask_column, key_scale, key_zero, keys,
-            steps_per_score, MASKED, QK_CODE, SIZE, CHANNELS, KEYS,
+            start, rows, key, mask, read_row, key_token, mask_row, mask_column, key_scale, key_zero, qk_code, keys,
+            steps_per_score, MASKED, SIZE, CHANNELS, KEYS,
         )  # fmt: skip
         exponents = tl.ceil(steps - (largest + 0.5)[:, None])  # minus the codes
-        powers = tl.where(exponents > 0.5 - AV_CODE, tl.exp2(exponents * (1.0 / STEPS)), 0.0)
+        powers = tl.where(exponents > 0.5 - av_code, tl.exp2(exponents * octaves_per_step), 0.0)
         total += tl.sum(powers, 1)
         read = tl.minimum(start + tl.arange(0, KEYS), keys - 1)
-        values = _integers_of(value, read, value_token, value_scale, value_zero, AV_CODE, SIZE, CHANNELS)
+        values = _integers_of(value, read, value_token, value_scale, value_zero, av_code, SIZE, CHANNELS)
         sums = tl.dot(powers.to(DTYPE), values.to(DTYPE), sums, input_precision="ieee")
     channel = tl.arange(0, CHANNELS)
     results = sums * value_scale[None, :] / total[:, None]
