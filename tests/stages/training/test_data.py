@@ -38,11 +38,11 @@ def test_other_tasks_than_one_class_train_on_their_labels(vit, problem_type, lab
     vit.config.problem_type = problem_type
     loader = DataLoader(TensorDataset(random_pixels(vit, 8), labels))
     quantizer = MixQQuantizer(vit, None)
-    training = MixQTrainingConfig(epochs=2, batch_size=4, distillation=0.0, learning_rate=1e-2, flip=False, shift=0.0)
+    training = MixQTrainingConfig(epochs=16, batch_size=4, distillation=0.0, learning_rate=3e-3, flip=False, shift=0.0)
     config = MixQConfig(bits=4, calibration_samples=4, batch_size=4)
     quantizer.train(loader, training, config, "uniform")
     losses = [epoch.loss for epoch in quantizer.history]
-    assert losses[1] < losses[0]
+    assert losses[-1] < 0.97 * losses[0]
 
 
 def test_training_on_labels_names_one_that_is_no_class(vit):
