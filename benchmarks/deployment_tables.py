@@ -9,6 +9,7 @@ def table_of_times() -> str:
     rows = read_results("deployment.jsonl")
     settings = list(dict.fromkeys((row["model"], row["batch"]) for row in rows))
     cells = {(row["contender"], row["model"], row["batch"]): row for row in rows}
+    models = len({model for model, _ in settings})
     lines = [
         "| contender | " + " | ".join(f"{model}, batch {batch}" for model, batch in settings) + " | MB |",
         "|---|" + "---|" * (len(settings) + 1),
@@ -23,10 +24,11 @@ def table_of_times() -> str:
                 sizes[setting[0]] = f"{row['megabytes']:.1f}"
             multiples = [f"{cells[base, *setting]['milliseconds'] / row['milliseconds']:.2f}" for base in bases if row]
             texts.append("" if row is None else f"{' / '.join(multiples)}, {row['milliseconds']:.0f} ms")
-        lines.append(f"| {contender} | {' | '.join(texts)} | {' / '.join(sizes.values())} |")
-    told = "; ".join(sorted({f"{row['machine']}, {row['engines']}" for row in rows}))
-    models = " / ".join(dict.fromkeys(model for model, _ in settings))
-    return "\n".join([*lines, "", f"Megabytes are of {models}. Measured on {told}."])
+        told = sizes.values() if len(sizes) == models else (f"{size} ({model})" for model, size in sizes.items())
+        lines.append(f"| {contender} | {' | '.join(texts)} | {' / '.join(told)} |")
+    machines = "; ".join(sorted({f"{row['machine']}, {row['engines']}" for row in rows}))
+    named = " / ".join(dict.fromkeys(model for model, _ in settings))
+    return "\n".join([*lines, "", f"Megabytes are of {named}. Measured on {machines}."])
 
 
 def table_of_accuracy() -> str:
