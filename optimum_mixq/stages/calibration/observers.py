@@ -15,6 +15,9 @@ from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite,
 CLIP_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 # And how far beyond what was seen an end may lie: other images hold larger values.
 WIDER_RATIOS = (1.1, 1.2, 1.4, 1.6)
+# A step grows by so much at most beside loud channels, which leaves 25 steps of 255 to values that vary. Where they
+# hardly do, a step may be this part of their magnitude.
+LARGEST_GROWTH, STEPS_OF_MAGNITUDE = 10, 32
 # The law of values beyond the largest that were seen is fitted to so many of them.
 TAIL_VALUES = 9
 
@@ -132,7 +135,8 @@ def searched_grid(observation: Observation, bits: int) -> UniformGrid:
 def leveled_grid(grid: UniformGrid, observation: Observation, level: float = 0.3) -> UniformGrid:
     """Return `grid` (C,) with the scales of quiet channels raised by (largest / own)^e.
 
-    The exponent e is `level` at 8 bits, and 0 up to 4. What a channel's grid spans, the new one spans too.
+    The exponent e is `level` at 8 bits, and 0 up to 4; a step of what varies grows tenfold at most. What a channel's
+    grid spans, the new one spans too.
 
     A layer multiplies codes with integers of 8 bits that hold weight times scale. Beside the column of a loud channel
     those of quiet ones get few of these integers; larger scales give them more. Inputs of many bits can afford that.
@@ -149,6 +153,8 @@ def leveled_grid(grid: UniformGrid, observation: Observation, level: float = 0.3
     growth = (grid.scale[varies].amax() / grid.scale) ** exponent
     growth = torch.where(varies, growth, torch.ones_like(growth))
     low, high = -grid.zero_point * grid.scale, (grid.largest_code - grid.zero_point) * grid.scale
+    magnitude = torch.maximum(low.abs(), high.abs())
+    growth = torch.minimum(growth, (magnitude / (STEPS_OF_MAGNITUDE * grid.scale)).clamp(min=LARGEST_GROWTH))
     centre = _centre(low, high)
     return uniform_grid(centre + growth * (low - centre), centre + growth * (high - centre), grid.bits)
 

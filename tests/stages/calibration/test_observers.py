@@ -149,6 +149,14 @@ def test_a_raised_grid_still_spans_what_it_spanned_wherever_zero_is(offset, widt
     assert (fake_quantize(rows, leveled) - rows).abs().le(1.02 * leveled.scale).all()
 
 
+def test_what_varies_keeps_25_steps_beside_the_loudest_channel_and_what_does_not_has_a_wider_one():
+    rows = torch.randn(300, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e4, 1.0, 1e-4])
+    rows[:, 2] += 5.0
+    grid = minmax_grid(observe(rows), 8)
+    growth = leveled_grid(grid, observe(rows), 0.5).scale / grid.scale
+    assert growth.tolist()[:2] == pytest.approx([1, 10], rel=2e-3) and growth[2] > 100
+
+
 def test_levelling_brings_the_product_closer_beside_a_loud_channel():
     generator = torch.Generator().manual_seed(0)
     rows, weight = torch.randn(300, 12, generator=generator), torch.randn(7, 12, generator=generator)
