@@ -84,6 +84,14 @@ def spread(values: list[float], digits: int = 2) -> str:
     return f"{mean} ({low}-{high})"
 
 
+def top1_and_divergence(rows: list[dict[str, Any]]) -> str:
+    """Return the means over rows of one cell, and nothing where there are none."""
+    if not rows:
+        return ""
+    top1, divergence = (statistics.mean(row[name] for row in rows) for name in ("top1", "kl"))
+    return f"{top1:.1f} / {divergence:.4f}"
+
+
 def machine() -> str:
     processor = next(
         (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),

@@ -12,14 +12,22 @@ has 8 bits: one product of integers does not take their codes.
 
 import argparse
 import itertools
-import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import gelu_grids
 import torch
-from common import Subject, geometric_mean, load_subject, logits_of, machine, read_results, write_result
+from common import (
+    Subject,
+    geometric_mean,
+    load_subject,
+    logits_of,
+    machine,
+    read_results,
+    top1_and_divergence,
+    write_result,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -194,7 +202,7 @@ def table() -> str:
             own = [row for row in rows if (row["bits"], row["what"], row["grid"]) == (bits, what, grid)]
             if not own:
                 continue
-            cells = " | ".join(_cell([row for row in own if row["model"] == model]) for model in models)
+            cells = " | ".join(top1_and_divergence([row for row in own if row["model"] == model]) for model in models)
             times = geometric_mean(row["kl"] / present[row["model"], bits, row["seed"]] for row in own)
             name = f"{grid} (the default)" if (what, grid) == PRESENT else grid
             lines.append(f"| {bits}/{bits} | {NAMES[what]} | {name} | {cells} | {times:.2f} |")
@@ -207,13 +215,6 @@ def _describe(rows: list[dict]) -> str:
     widths = sorted({row["bits"] for row in rows}, reverse=True)
     seeds = [f"{len({row['seed'] for row in rows if row['bits'] == bits})} at {bits} bits" for bits in widths]
     return f"{rows[0]['images']} images, seeds {', '.join(seeds)}"
-
-
-def _cell(rows: list[dict]) -> str:
-    if not rows:
-        return ""
-    top1, divergence = (statistics.mean(row[name] for row in rows) for name in ("top1", "kl"))
-    return f"{top1:.1f} / {divergence:.4f}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import BENCH_MODELS, Subject, load_subject, logits_of, machine, read_results, write_result
+from common import (
+    BENCH_MODELS,
+    Subject,
+    load_subject,
+    logits_of,
+    machine,
+    read_results,
+    top1_and_divergence,
+    write_result,
+)
 from transformers import AutoImageProcessor
 
 from optimum_mixq import demo_model_path
@@ -98,7 +107,7 @@ def table() -> str:
     lines = [f"| model | W/A | seeds | {' | '.join(SOURCES)} | s for {IMAGES} images |", "|---" * 7 + "|"]
     for model, bits in dict.fromkeys((row["model"], row["bits"]) for row in rows):
         own = [row for row in rows if (row["model"], row["bits"]) == (model, bits)]
-        cells = " | ".join(_cell([row for row in own if row["source"] == source]) for source in SOURCES)
+        cells = " | ".join(top1_and_divergence([row for row in own if row["source"] == source]) for source in SOURCES)
         seconds = [row["seconds"] for row in own if row["source"] == "synthetic"]
         seeds = len({row["seed"] for row in own})
         told = f"{statistics.median(seconds):.0f}" if seconds else ""
@@ -106,13 +115,6 @@ def table() -> str:
     floats = ", ".join(f"{name} {top1:.1f} %" for name, top1 in {r["model"]: r["float_top1"] for r in rows}.items())
     counts = sorted({row["images"] for row in rows})
     return "\n".join([*lines, "", f"Top-1 in percent / KL to float. Float: {floats}. Evaluation images: {counts}."])
-
-
-def _cell(rows: list[dict]) -> str:
-    if not rows:
-        return ""
-    top1, divergence = (statistics.mean(row[name] for row in rows) for name in ("top1", "kl"))
-    return f"{top1:.1f} / {divergence:.4f}"
 
 
 if __name__ == "__main__":
