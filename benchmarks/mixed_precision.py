@@ -3,6 +3,7 @@
 
     python benchmarks/mixed_precision.py --bench PATH     # measure and print the table
     python benchmarks/mixed_precision.py --bench PATH --cost --models vit-small-cifar10
+    python benchmarks/mixed_precision.py --bench PATH --again    # judge the plans of earlier rows anew
     python benchmarks/mixed_precision.py --table          # print what was measured before
 
 Seed s calibrates on images 32 s to 32 s + 31 and chooses bits on the last calibration images, by default or with
@@ -52,7 +53,7 @@ def main() -> None:
             subject = dataclasses.replace(subject, evaluation=subject.evaluation[part], labels=subject.labels[part])
             reference = logits_of(subject.model, subject.evaluation)
             for seed in arguments.seeds:
-                measure(subject, reference, seed, arguments)
+                (judge_again if arguments.again else measure)(subject, reference, seed, arguments)
     print_table()
 
 
@@ -68,6 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--random-targets", nargs="+", type=int, help="targets with random plans: all, if not given")
     parser.add_argument("--images", type=int, default=256, help="images of sensitivity")
     parser.add_argument("--cost", action="store_true", help="time the table of the first model beside naive forwards")
+    parser.add_argument("--again", action="store_true", help="choose no bits: judge the plans of earlier rows anew")
     parser.add_argument("--decide", action="store_true", help="evaluate on the images that defaults are chosen on")
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
     return parser.parse_args()
@@ -102,6 +104,22 @@ def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: arg
             }  # fmt: skip
             write_result(FILE, row)
             print(f"{subject.name} {target} bits, {kind} ({row['chosen']}), seed {seed}: {result}", flush=True)
+
+
+def judge_again(subject: Subject, reference: torch.Tensor, seed: int, arguments: argparse.Namespace) -> None:
+    """Write each earlier row of the seed once more, its plan calibrated by today's code."""
+    calibration = [subject.calibration[32 * seed : 32 * seed + 32]]
+    kinds = {"default", "uniform", *(f"random {number}" for number in range(arguments.random))}
+    for earlier in read_results(FILE):
+        own = (earlier["model"], earlier["seed"], earlier["decide"]) == (subject.name, seed, arguments.decide)
+        if not own or earlier["target"] not in arguments.targets or earlier["plan"] not in kinds:
+            continue
+        plan = BitPlan({unit: Bits(*bits) for unit, bits in earlier["bits"].items()})
+        packed = quantize_model(subject.model, plan, calibration, MixQConfig(bits=earlier["target"], seed=seed))
+        result = score(logits_of(packed, subject.evaluation), subject.labels, reference)
+        row = earlier | {"top1": 100 * result.accuracy, "kl": result.kl, "images": result.images, "again": True}
+        write_result(FILE, row)
+        print(f"{subject.name} {row['target']} bits, {row['plan']}, seed {seed}, again: {result}", flush=True)
 
 
 def measure_cost(subject: Subject, images: int = 32, widths: tuple[int, ...] = (3, 4, 5, 6)) -> None:

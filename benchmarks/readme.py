@@ -20,11 +20,12 @@ import limits
 import pairs
 import peers
 import published_sizes
+import qat
 import reconstruction
 import scene_models
 import sensitivity
 import synthetic
-from common import geometric_mean, read_results, spread
+from common import BENCH_MODELS, geometric_mean, read_results, spread
 
 from optimum_mixq import DEMO_MODELS, demo_model_path
 
@@ -51,9 +52,10 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
         "docs/results.md": {
             "uniform_ptq": accuracy_table, "ablation": ablation_table, "demo_models": demo_table,
             "mixed_precision": mixed_table, "scores": sensitivity.table_of_scores,
+            "scores_bench": lambda: sensitivity.table_of_scores(models=BENCH_MODELS),
             "stabiliser": sensitivity.table_of_relevances, "pairs": pairs.table, "halves": halves.table,
             "features": features.table, "scene_models": scene_models.table,
-            "relevance": relevance_table, "qat": qat_table, "latency": latency_table,
+            "relevance": relevance_table, "qat": qat.table, "latency": latency_table,
             "deployment": deployment_tables.table_of_times,
             "deployment_accuracy": deployment_tables.table_of_accuracy,
             "deployment_attention": deployment_tables.table_of_attention, "choosing": choosing.table,
@@ -238,24 +240,6 @@ def relevance_table() -> str:
     for row in (row for row in rows if row["kind"] == "cost"):
         lines.append(f"| {row['model']} | {row['ratio']:.2f} | {row['megabytes_per_image']:.0f} |")
     return "\n".join(lines)
-
-
-def qat_table() -> str:
-    rows = read_results("qat.jsonl")
-    lines = [
-        "| model | bits | images x epochs | learning rate (grids) | float top-1 % | calibrated | trained | minutes |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    found = [row for row in rows if row["kind"] == "accuracy"]
-    for row in found:
-        lines.append(
-            f"| {row['model']} | {row['setting']} | {row['images']} x {row['epochs']} "
-            f"| {row['learning_rate']:g} ({row['step_learning_rate']:g}) | {row['float']:.2f} | {row['ptq']:.2f} "
-            f"| {row['qat']:.2f} | {row['minutes']:.1f} |"
-        )
-    steps = ", ".join(f"{row['ratio']:.2f} ({row['model']})" for row in rows if row["kind"] == "step")
-    told = f"Test images: {sorted({row['tested'] for row in found})}"
-    return "\n".join([*lines, "", f"{told}. A training step costs {steps} times a float step."])
 
 
 def demo_table() -> str:

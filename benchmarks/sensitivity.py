@@ -71,7 +71,8 @@ def main() -> None:
             for seed in arguments.seeds:
                 Run(subject, seed, arguments).measure()
     judge = "kl_decide" if arguments.decide else "kl"
-    print(f"{table_of_scores(judge)}\n\n{table_of_relevances(judge)}")
+    tables = table_of_scores(judge), table_of_scores(judge, BENCH_MODELS), table_of_relevances(judge)
+    print("\n\n".join(tables))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -190,9 +191,9 @@ def ignore_sensitivity(sensitivity: SensitivityTable) -> SensitivityTable:
     return replace(sensitivity, table=table)
 
 
-def table_of_scores(judge: str = "kl") -> str:
-    """Return a row for each way to choose bits, over the cases that all were judged in, and what its scores cost."""
-    ratios = read_ratios(judge)
+def table_of_scores(judge: str = "kl", models: Sequence[str] = DEMO_MODELS) -> str:
+    """Return a row for each way to choose bits, over the models' cases that all were judged in, and its cost."""
+    ratios = {key: ratio for key, ratio in read_ratios(judge).items() if key[1] in models}
     found: dict[str, dict[Case, float]] = {}
     for (name, *case), ratio in ratios.items():
         found.setdefault(name, {})[tuple(case)] = ratio
@@ -210,12 +211,12 @@ def table_of_scores(judge: str = "kl") -> str:
         own = {case: found[name][case] for case in cases}
         better = sum(ratio < own[case] for case, ratio in drawn)
         told = cells(list(own.items()), targets)
-        seconds = seconds_of(name.removesuffix(", alone"))
+        seconds = seconds_of(name.removesuffix(", alone"), models)
         lines.append(f"| {name.removesuffix(', ' + DEFAULT)} | {told} | {better} of {len(drawn)} | {seconds} |")
     if drawn:
         lines.append(f"| random plans | {cells(drawn, targets)} | | |")
-    models = ", ".join(sorted({case[0] for case in cases}))
-    return "\n".join([*lines, "", f"{len(cases)} cases of model ({models}), bits and seed."])
+    named = ", ".join(sorted({case[0] for case in cases}))
+    return "\n".join([*lines, "", f"{len(cases)} cases of model ({named}), bits and seed."])
 
 
 def table_of_relevances(judge: str = "kl") -> str:
@@ -265,11 +266,11 @@ def cells(ratios: list[tuple[Case, float]], targets: Sequence[int]) -> str:
     return f"{told} | {spread} | {sum(ratio < 1 for ratio in whole)} of {len(whole)}"
 
 
-def seconds_of(method: str) -> str:
+def seconds_of(method: str, models: Sequence[str]) -> str:
     """Return the mean processor time of a method's table, model by model."""
     rows = [row for row in read_results(FILE) if row.get("method") == method and row["seconds"] > 1]
-    models = dict.fromkeys(row["model"] for row in rows)
-    return ", ".join(f"{statistics.mean(r['seconds'] for r in rows if r['model'] == model):.0f}" for model in models)
+    found = [[row["seconds"] for row in rows if row["model"] == model] for model in models]
+    return ", ".join(f"{statistics.mean(seconds):.0f}" for seconds in found if seconds)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ TABLES = {
     "docs/supported-models.md": {"published_sizes"},
     "docs/results.md": {
         "uniform_ptq", "ablation", "demo_models", "mixed_precision",
-        "scores", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
+        "scores", "scores_bench", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
         "deployment", "deployment_accuracy", "deployment_attention", "choosing", "reconstruction", "peers",
         "synthetic", "features", "scene_models", "limits", "grids",
     },
