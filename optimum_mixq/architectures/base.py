@@ -184,6 +184,10 @@ class Family(ABC):
         """
         return {}
 
+    def tells_metres(self, model: PreTrainedModel) -> bool:
+        """Return whether a depth estimator puts out distances; most put out inverse ones, of no unit and offset."""
+        return False
+
     def encoder_config(self, model: PreTrainedModel) -> Any:
         """Return the configuration of what the images go into: the model's, unless that holds it as a part."""
         return model.config

@@ -12,6 +12,11 @@ def serves(model: PreTrainedModel, hub_task: str) -> bool:
     return bool(set(family_of(model).further.get(hub_task, ())) & class_names(model))
 
 
+def tells_metres(model: PreTrainedModel) -> bool:
+    """Return whether a depth estimator puts out distances, and not inverse ones of no unit and offset."""
+    return family_of(model).tells_metres(model)
+
+
 def further_task_of(class_name: str) -> str | None:
     """Return which of these tasks a class of this name is for, or None."""
     for family in FAMILIES:

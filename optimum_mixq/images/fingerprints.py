@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_mixq.images.batches import Batch
@@ -53,10 +54,10 @@ def digest_inputs(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str,
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     for batch in batches:
-        labels = [None] * len(batch) if batch.labels is None else batch.labels.tolist()
+        labels = [b"None"] * len(batch) if batch.labels is None else map(_label_bytes, batch.labels)
         for pixels, label in zip(batch.pixel_values, labels, strict=True):  # however they are batched
             images.update(pixels.contiguous().numpy().tobytes())
-            images.update(str(label).encode())
+            images.update(label)
     return {"weights": weights.hexdigest()[:16], "images": images.hexdigest()[:16]}
 
 
@@ -72,6 +73,11 @@ def digest_settings(*groups: Any, further: Mapping[str, Any] | None = None) -> d
 def short_digest(marks: Mapping[str, str]) -> str:
     """Return one short name for a whole fingerprint."""
     return hashlib.sha256(repr(sorted(marks.items())).encode()).hexdigest()[:12]
+
+
+def _label_bytes(label: Tensor) -> bytes:
+    """Return the number of a label, in digits, or the bytes of one of any shape: a map takes long to write out."""
+    return str(label.item()).encode() if label.ndim == 0 else label.contiguous().numpy().tobytes()
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 
-# A class number; a vector (num_labels,) of several classes or targets; one target of a regression; a mask (H, W).
+# A class number; a vector (num_labels,) of several classes or targets; one target of a regression; a map (H, W).
 Label = int | float | Tensor
 
 

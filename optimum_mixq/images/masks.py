@@ -1,10 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Masks: images of class numbers beside the images that they belong to, for models that tell the class of a pixel."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from optimum_mixq.architectures.further import serves
 from optimum_mixq.images.label_kinds import LabelKind, register_label_kind
 from optimum_mixq.images.labels import Label, LabelReader
+from optimum_mixq.images.maps import MapPreparation, open_map
 from optimum_mixq.images.preparation import Preparation
 
 
@@ -48,45 +47,25 @@ class Masks(LabelKind):
         return MaskPreparation(model, processor, description)
 
 
-class MaskPreparation(Preparation):
+class MaskPreparation(MapPreparation):
     """Has the image processor resize masks with their images."""
 
-    def __call__(
-        self, images: list[Any], labels: list[Label | None], indices: Sequence[int]
-    ) -> tuple[Tensor, list[Label | None]]:
-        pixels, masks = super().__call__(images, labels, indices)
-        for mask, index in zip(masks, indices, strict=True):
-            if isinstance(mask, Tensor) and mask.shape != pixels.shape[-2:]:
-                raise ValueError(
-                    f"Expected a mask of the size of its image, {pixels.shape[-2]} x {pixels.shape[-1]}, found "
-                    f"{' x '.join(map(str, mask.shape))} in row {index} of {self.description}."
-                )
-        return pixels, masks
+    word = "mask"
 
-    def run(
-        self, processor: BaseImageProcessor, pictures: list[Image.Image], labels: list[Label | None]
+    def run_with_maps(
+        self, processor: BaseImageProcessor, pictures: list[Image.Image], maps: list[Tensor]
     ) -> tuple[Tensor, list[Label | None]]:
-        if any(label is None for label in labels):
-            return super().run(processor, pictures, [None] * len(pictures))
-        masks = [np.asarray(mask) for mask in labels]
-        for picture, mask in zip(pictures, masks, strict=True):
-            if mask.shape != (picture.height, picture.width):
-                raise ValueError(
-                    f"its mask is {' x '.join(map(str, mask.shape))} and the image {picture.height} x {picture.width}"
-                )
         # transformers 5.23 takes maps of uint8 for images of one channel.
+        masks = [each.numpy() for each in maps]
         made = processor(images=pictures, segmentation_maps=masks, return_tensors="pt")
         return made["pixel_values"], [torch.as_tensor(mask).long() for mask in made["labels"]]
 
 
 def read_mask(value: Any) -> Tensor | None:
     """Return the class numbers (H, W) int64 of a mask: a picture of one channel, its file, or an array."""
-    if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
-        value = value["path"] if value.get("bytes") is None else value["bytes"]
+    value = open_map(value, "mask")
     if value is None:
         return None
-    if isinstance(value, (str, Path, bytes)):
-        value = _open(value)
     if isinstance(value, Image.Image) and len(value.getbands()) > 1:
         raise ValueError(
             f"a mask of mode {value.mode}, instead of one channel of class numbers. Save it as a PNG of mode L or P"
@@ -97,15 +76,6 @@ def read_mask(value: Any) -> Tensor | None:
             f"a label {numbers.dtype} {tuple(numbers.shape)}, instead of a mask of class numbers (height, width)"
         )
     return numbers.long()
-
-
-def _open(file: str | Path | bytes) -> Image.Image:
-    try:
-        picture = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-        picture.load()
-        return picture
-    except Exception as error:  # decoders raise whatever a broken file leads them to
-        raise ValueError(f"a mask that cannot be read ({error})") from error
 
 
 def _check_classes(mask: Label, count: int) -> None:

@@ -49,12 +49,15 @@ def test_the_readme_and_the_page_of_models_list_the_families_and_their_classes()
 
 
 @pytest.mark.parametrize("name", PIPELINED)
-@pytest.mark.parametrize(("arithmetic", "sensitivity"), [("column", "gradient"), ("folded", "measured")])
-def test_a_mixed_plan_is_chosen_packed_saved_and_loaded(name, arithmetic, sensitivity, tmp_path):
+@pytest.mark.parametrize(
+    ("arithmetic", "sensitivity", "reconstruction"), [("column", "gradient", "light"), ("folded", "measured", None)]
+)
+def test_a_mixed_plan_is_chosen_packed_saved_and_loaded(name, arithmetic, sensitivity, reconstruction, tmp_path):
     model = make_model(name)
     pixels = random_pixels(model, 12).cpu()
     quantizer = MixQQuantizer.from_pretrained(model)
-    config = MixQConfig(bits=4, arithmetic=arithmetic, sensitivity=sensitivity, tie_bits=True, **SMALL)
+    ways = {"arithmetic": arithmetic, "sensitivity": sensitivity, "reconstruction": reconstruction}
+    config = MixQConfig(bits=4, tie_bits=True, **ways, **SMALL)
     packed = quantizer.quantize(config, pixels, save_dir=tmp_path / "packed")
     assert list(quantizer.plan.bits) == [unit.name for unit in describe(model).units]
     assert quantizer.relevance.conservation_error < 1e-4

@@ -36,5 +36,8 @@ class DepthAnything(DepthEncoder):
         stages = model.backbone.stage_names
         return tuple(f"blocks.{stages.index(name) - 1}" for name in model.backbone.out_features)
 
+    def tells_metres(self, model: PreTrainedModel) -> bool:
+        return model.config.depth_estimation_type == "metric"
+
     def encoder_config(self, model: PreTrainedModel) -> Any:
         return model.config.backbone_config
