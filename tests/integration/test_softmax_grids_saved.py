@@ -138,7 +138,7 @@ def test_a_model_in_training_keeps_its_grid(name, tmp_path):
     model = prepare_for_training(vit, BitPlan.uniform(vit, 3), [random_pixels(vit, 8)], config)
     chosen = softmax_grid_of(name).settings(3)[1:]  # each attention another one
     for setting, each in zip(chosen, attentions(model, LearnedAttention), strict=False):
-        each.mixq_softmax_setting.fill_(setting)
+        each.set_softmax_grid(each.softmax_kind(3, setting))
     model.train()(pixel_values=random_pixels(vit, 4), labels=torch.zeros(4, dtype=torch.long)).loss.backward()
     learned = attentions(model, LearnedAttention)
     assert all(parameter.grad.isfinite().all() for each in learned for parameter in each.parameters())
