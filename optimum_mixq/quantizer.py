@@ -278,9 +278,7 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> BitPlan:
         """Return the best plan within the configuration's budget, from what was measured; nothing is run."""
         config = config or MixQConfig()
-        costs = measure_costs(
-            self.model, config.arithmetic, config.stem_and_head_bits, sensitivity.image_size, config.softmax
-        )
+        costs = measure_costs(self.model, config.calibration, sensitivity.image_size)
         plan = best_plan(relevance, sensitivity, costs, config.budget)
         return add_certainty(plan, relevance, sensitivity, costs, config.budget)
 
@@ -404,14 +402,8 @@ class MixQQuantizer(OptimumQuantizer):
         """Return the plan that was given if it keeps the budget on such images, or None for one to be chosen."""
         if plan is None or plan == "mixed":
             return None
-        return read_plan(
-            plan,
-            describe(self.model),
-            config.budget,
-            measure_costs(
-                self.model, config.arithmetic, config.stem_and_head_bits, image_size_of(calibration), config.softmax
-            ),
-        )
+        costs = measure_costs(self.model, config.calibration, image_size_of(calibration))
+        return read_plan(plan, describe(self.model), config.budget, costs)
 
     def _choose(
         self, images: Images, calibration: Sequence[Tensor], config: MixQConfig, target: Path | None

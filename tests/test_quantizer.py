@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(vit, tmp_pat
 
 
 def test_a_budget_in_megabytes_is_kept_by_the_saved_file(vit, tmp_path):
-    costs = measure_costs(vit, "column")
+    costs = measure_costs(vit, MixQConfig().calibration)
     least, most = (costs.bytes(dict.fromkeys(costs.macs, (bits, bits))) for bits in (3, 5))
     config = dataclasses.replace(SMALL, bits=None, size_mb=(least + most) / 2e6)
     MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 12), tmp_path / "out")
