@@ -2,7 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_model, random_pixels
+from conftest import BUILDERS, make_model, random_pixels
 from transformers import AutoModelForImageClassification
 
 from optimum_mixq.architectures.describe import describe
@@ -23,8 +23,13 @@ def logits(model, pixels):
     return run_model(model, pixels)
 
 
-@pytest.mark.parametrize("arithmetic", ["column", "folded"])
-def test_patch_embedding_and_heads_have_the_bits_that_are_asked_for(model, arithmetic):
+# The ends of most families are alike: in either arithmetic, those that are not.
+@pytest.mark.parametrize(
+    ("name", "arithmetic"),
+    [*((name, "column") for name in sorted(BUILDERS)), *((name, "folded") for name in ("deit_with_teacher", "swin"))],
+)
+def test_patch_embedding_and_heads_have_the_bits_that_are_asked_for(name, arithmetic):
+    model = make_model(name)
     architecture, pixels = describe(model), random_pixels(model, 8)
     config = MixQConfig(arithmetic=arithmetic, stem_and_head_bits=3)
     quantized = calibrate(model, BitPlan.uniform(model, 8), [pixels], config)
