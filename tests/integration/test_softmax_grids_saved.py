@@ -123,8 +123,9 @@ def test_a_grid_from_outside_is_saved_and_loads_where_it_is_registered(monkeypat
 def test_bits_are_chosen_with_the_grid_that_is_asked_for(sensitivity):
     vit = make_model("vit")
     config = MixQConfig(
-        bits=4, softmax="adaptive-log", sensitivity=sensitivity, calibration_samples=4, sensitivity_samples=4
-    )
+        bits=4, softmax="adaptive-log", sensitivity=sensitivity, calibration_samples=4, sensitivity_samples=4,
+        candidate_bits=(3, 5),
+    )  # fmt: skip
     packed = MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 8))
     for each in attentions(packed):
         kind = softmax_grid_of("adaptive-log")
