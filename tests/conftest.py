@@ -338,9 +338,9 @@ def random_pixels(model: PreTrainedModel, count: int = 4, seed: int = 2) -> torc
 
 @pytest.fixture(scope="session")
 def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like that of the shipped images, with 64 to calibrate on and 200 to evaluate on."""
+    """A folder like that of the shipped images, with 32 to calibrate on and 64 to evaluate on."""
     folder = tmp_path_factory.mktemp("images")
-    for split, count in (("train", 64), ("test", 200)):
+    for split, count in (("train", 32), ("test", 64)):
         table = pyarrow.parquet.read_table(demo_images_path() / f"{split}.parquet")
         pyarrow.parquet.write_table(table.slice(0, count), folder / f"{split}.parquet")
     return folder
