@@ -66,9 +66,7 @@ def test_the_shipped_segmentation_model_is_quantized_on_scenes_of_the_shipped_im
     assert "background: " in out and "% of the first scene" in out
 
 
-def test_features_are_quantized_and_searched(tmp_path, few_images):
-    out = run(
-        "features.py", "--model", demo_model_path("vit"), "--dataset", few_images, "--images", "16", cwd=tmp_path
-    )
+def test_features_are_quantized_and_searched(tmp_path, shallow_model, few_images):
+    out = run("features.py", "--model", shallow_model, "--dataset", few_images, "--images", "16", cwd=tmp_path)
     assert "cosine distance to float 0.0" in out and out.count("is nearest to images") == 5
     assert "image 0 is nearest to images" in out  # before any other, an image finds itself
