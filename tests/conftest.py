@@ -277,9 +277,9 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
 
 # Files that take longest come first: one that starts last keeps a process busy when the others are done.
 LONGEST = (
-    "test_readme.py", "test_examples.py", "test_cli.py", "test_quantizer.py", "test_upload.py", "test_variants.py",
-    "test_hf_quantizer.py", "test_loop.py", "test_demo.py", "test_killed.py", "test_export.py",
-    "test_engines.py", "test_folder.py",
+    "test_cli.py", "test_gradients.py", "test_measure.py", "test_examples.py", "test_families.py", "test_upload.py",
+    "test_blocks.py", "test_hf_quantizer.py", "test_loop.py", "test_readme.py", "test_quantizer.py",
+    "test_variants.py", "test_demo.py", "test_killed.py", "test_export.py", "test_engines.py", "test_folder.py",
 )  # fmt: skip
 
 
