@@ -68,7 +68,7 @@ def measure(subject: Subject, seed: int, arguments: argparse.Namespace) -> None:
     images = subject.calibration[order]
     widths = sorted({b for target in arguments.targets for b in range(max(2, target - 1), min(8, target + 2) + 1)})
     config = MixQConfig(candidate_bits=tuple(widths), seed=seed)
-    costs, around = measure_costs(subject.model, config.arithmetic), Bits(config.baseline, config.baseline)
+    costs, around = measure_costs(subject.model, config.calibration), Bits(config.baseline, config.baseline)
     candidates = measured_bits(config.budget, config.baseline, costs)
     baseline, variants = calibrate_variants(
         subject.model, BitPlan.uniform(subject.model, around), [images[:32]], config, candidates, pack_layer

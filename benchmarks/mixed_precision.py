@@ -129,7 +129,7 @@ def measure_cost(subject: Subject, images: int = 32, widths: tuple[int, ...] = (
     """
     pixels, config = subject.calibration[:images], MixQConfig(candidate_bits=widths)
     around = Bits(config.baseline, config.baseline)
-    candidates = measured_bits(config.budget, config.baseline, measure_costs(subject.model, config.arithmetic))
+    candidates = measured_bits(config.budget, config.baseline, measure_costs(subject.model, config.calibration))
     baseline, packed = calibrate_variants(
         subject.model, BitPlan.uniform(subject.model, around), [pixels], config, candidates, pack_layer
     )

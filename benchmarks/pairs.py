@@ -83,7 +83,7 @@ def measure(subject: Subject, seed: int, arguments: argparse.Namespace) -> None:
     base = {"model": subject.name, "seed": seed, "images": arguments.images, "machine": machine()}
     for target in arguments.targets:
         config = MixQConfig(bits=target, seed=seed, sensitivity="gradient")
-        costs = measure_costs(subject.model, config.arithmetic)
+        costs = measure_costs(subject.model, config.calibration)
         budget, candidates = budget_of(config.budget, costs), candidate_bits(config.budget, costs)
         effects = measure_effects(subject, calibration, images, config, costs)
         pairs = Pairs.of(effects, candidates)

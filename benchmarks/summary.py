@@ -40,7 +40,7 @@ def main() -> None:
 
 def sizes(model: PreTrainedModel, widths: tuple[int, ...] = (3, 4)) -> dict[str, float | dict[str, float]]:
     """Return the megabytes of `model.safetensors`, float and with uniform bits of each width."""
-    costs = measure_costs(model, MixQConfig().arithmetic)
+    costs = measure_costs(model, MixQConfig().calibration)
     packed = {str(bits): costs.bytes(BitPlan.uniform(model, bits).bits) / 1e6 for bits in widths}
     return {"float_megabytes": saved_bytes(model) / 1e6, "packed_megabytes": packed}
 

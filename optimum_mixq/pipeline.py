@@ -215,7 +215,7 @@ def sweep_plans(
     average_bits: Sequence[float],
 ) -> list[BitPlan]:
     """Return the best plan for each average of bits, from the same measurements: the whole frontier."""
-    costs = measure_costs(model, config.arithmetic, config.stem_and_head_bits, sensitivity.image_size, config.softmax)
+    costs = measure_costs(model, config.calibration, sensitivity.image_size)
     return best_plans_of_averages(relevance, sensitivity, costs, config.budget, average_bits)
 
 
@@ -247,10 +247,7 @@ class Measurements:
 
     @cached_property
     def costs(self) -> UnitCosts:
-        size = image_size_of(self.choosing_images)
-        return measure_costs(
-            self.model, self.config.arithmetic, self.config.stem_and_head_bits, size, self.config.softmax
-        )
+        return measure_costs(self.model, self.config.calibration, image_size_of(self.choosing_images))
 
     @cached_property
     def relevance(self) -> LayerRelevance:

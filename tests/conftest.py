@@ -277,9 +277,9 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
 
 # Files that take longest come first: one that starts last keeps a process busy when the others are done.
 LONGEST = (
-    "test_readme.py", "test_examples.py", "test_cli.py", "test_quantizer.py", "test_upload.py", "test_variants.py",
-    "test_hf_quantizer.py", "test_loop.py", "test_demo.py", "test_killed.py", "test_export.py",
-    "test_engines.py", "test_folder.py",
+    "test_cli.py", "test_gradients.py", "test_measure.py", "test_examples.py", "test_families.py", "test_upload.py",
+    "test_blocks.py", "test_hf_quantizer.py", "test_loop.py", "test_readme.py", "test_quantizer.py",
+    "test_variants.py", "test_demo.py", "test_killed.py", "test_export.py", "test_engines.py", "test_folder.py",
 )  # fmt: skip
 
 
@@ -338,9 +338,9 @@ def random_pixels(model: PreTrainedModel, count: int = 4, seed: int = 2) -> torc
 
 @pytest.fixture(scope="session")
 def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like that of the shipped images, with 64 to calibrate on and 200 to evaluate on."""
+    """A folder like that of the shipped images, with 32 to calibrate on and 64 to evaluate on."""
     folder = tmp_path_factory.mktemp("images")
-    for split, count in (("train", 64), ("test", 200)):
+    for split, count in (("train", 32), ("test", 64)):
         table = pyarrow.parquet.read_table(demo_images_path() / f"{split}.parquet")
         pyarrow.parquet.write_table(table.slice(0, count), folder / f"{split}.parquet")
     return folder

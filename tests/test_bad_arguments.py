@@ -83,6 +83,7 @@ WRONG_WORDS = [
     *((f"{QUANTIZE} --seed {seed}", f"argument --seed: Expected a whole number from 0, found '{seed}'")
       for seed in ("-1", "0.5", "x", str(2**63))),
     (f"{QUANTIZE} --arithmetic fast", "argument --arithmetic: invalid choice: 'fast'"),
+    (f"{QUANTIZE} --rounder guessed", "argument --rounder: invalid choice: 'guessed'"),
     *((f"{EVALUATE} --samples {count}", f"argument --samples: Expected a whole number from 1, found '{count}'")
       for count in ("0", "-5", "all")),
     (f"{REPORT} --samples 0", "argument --samples: Expected a whole number from 1, found '0'"),

@@ -27,6 +27,9 @@ PROGRAM = Path(sysconfig.get_path("scripts")) / "optimum-cli"
 ROOT = Path(__file__).parents[1]
 
 
+FEW = ("--calibration-samples", "32")
+
+
 def run(*words, **options):
     command = [str(PROGRAM), "mixq", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, **options)
@@ -54,7 +57,7 @@ def test_our_part_of_help_takes_well_under_a_second():
 def test_quantize_then_evaluate_from_the_shell(tmp_path):
     output = tmp_path / "packed"
     words = ["--model", demo_model_path("swin"), "--dataset", demo_images_path()]
-    result = run("quantize", *words, "--bits", "4/8", "--plan", "uniform", "--output", output)
+    result = run("quantize", *words, "--bits", "4/8", "--plan", "uniform", *FEW, "--output", output)
     assert result.returncode == 0, result.stderr
     size = (output / "model.safetensors").stat().st_size / 1e6
     lines = result.stdout.splitlines()
@@ -73,7 +76,7 @@ def test_quantize_then_evaluate_from_the_shell(tmp_path):
 def test_the_embeddings_of_a_classifier_are_quantized_and_evaluated_from_the_shell(tmp_path):
     output, model = tmp_path / "packed", demo_model_path("vit")
     words = ["--model", model, "--dataset", demo_images_path(), "--task", "image-feature-extraction"]
-    result = run("quantize", *words, "--plan", "uniform", "--output", output)
+    result = run("quantize", *words, "--plan", "uniform", *FEW, "--output", output)
     assert result.returncode == 0, result.stderr
     assert json.loads((output / "config.json").read_text())["architectures"] == ["ViTModel"]
     result = run(
@@ -88,7 +91,7 @@ def test_the_embeddings_of_a_classifier_are_quantized_and_evaluated_from_the_she
 def test_a_mixed_plan_keeps_its_budget_from_the_shell(tmp_path):
     output = tmp_path / "packed"
     words = ["--model", demo_model_path("vit"), "--dataset", demo_images_path(), "--output", output]
-    result = run("quantize", *words, "--bits", "3.5", "--sensitivity-samples", 32)
+    result = run("quantize", *words, "--bits", "3.5", "--sensitivity-samples", 32, *FEW)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 5 and "bits per weight on average" in lines[1]
@@ -131,21 +134,24 @@ def test_a_sweep_writes_plans_that_cost_more_and_hurt_less(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_what_a_person_can_mend_is_one_line(words, message, tmp_path):
+def test_what_a_person_can_mend_is_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("here")
     places = {"model": demo_model_path("vit"), "images": demo_images_path(), "full": tmp_path / "full"}
-    result = run(*(word.format(**places) for word in words), cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert result.returncode == 1
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("optimum-cli mixq: ") and message in last
-    assert "Traceback" not in result.stderr
+    root = ArgumentParser()
+    MixQCommand(root.add_subparsers())
+    arguments = root.parse_args(["mixq", *(word.format(**places) for word in words)])
+    with pytest.raises(SystemExit) as stopped:
+        arguments.func(arguments).run()
+    told = stopped.value.code  # which Python prints, before it exits with 1
+    assert told.startswith("optimum-cli mixq: ") and message in told and "\n" not in told
     assert not (tmp_path / "new").exists()
 
 
 def test_a_report_is_written_beside_the_model(tmp_path):
     model, images = demo_model_path("vit"), demo_images_path()
-    words = ("--model", model, "--dataset", images, "--output", "out", "--plan", "uniform", "--bits", "3")
+    words = ("--model", model, "--dataset", images, "--output", "out", "--plan", "uniform", "--bits", "3", *FEW)
     run("quantize", *words, cwd=tmp_path, check=True)
     words = ("--model", "out", "--dataset", images, "--float-model", model, "--samples", "100")
     lines = run("report", *words, cwd=tmp_path, check=True).stdout.splitlines()

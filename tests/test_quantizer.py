@@ -28,7 +28,9 @@ def test_a_model_in_memory_is_quantized_and_left_as_it_is(vit):
     assert all(torch.equal(tensor, before[name]) for name, tensor in vit.state_dict().items())
 
 
-def test_without_a_plan_the_best_one_within_the_budget_is_chosen(model):
+@pytest.mark.parametrize("name", ["vit", "swin", "deit_with_teacher"])
+def test_without_a_plan_the_best_one_within_the_budget_is_chosen(name):
+    model = make_model(name)
     pixels = random_pixels(model, 12)
     quantizer = MixQQuantizer.from_pretrained(model)
     alone = dataclasses.replace(SMALL, compare=False)
@@ -112,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(vit, tmp_pat
 
 
 def test_a_budget_in_megabytes_is_kept_by_the_saved_file(vit, tmp_path):
-    costs = measure_costs(vit, "column")
+    costs = measure_costs(vit, MixQConfig().calibration)
     least, most = (costs.bytes(dict.fromkeys(costs.macs, (bits, bits))) for bits in (3, 5))
     config = dataclasses.replace(SMALL, bits=None, size_mb=(least + most) / 2e6)
     MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 12), tmp_path / "out")
@@ -325,7 +327,9 @@ def test_an_interrupted_save_leaves_no_half_written_model(vit, tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
-def test_every_family_goes_through(model):
+@pytest.mark.parametrize("name", ["deit_with_teacher", "padded_swin"])  # others: tests/architectures/test_families.py
+def test_a_family_of_several_heads_or_padded_windows_goes_through(name):
+    model = make_model(name)
     packed = MixQQuantizer.from_pretrained(model).quantize(SMALL, random_pixels(model, 8))
     with torch.no_grad():
         assert run_model(packed, random_pixels(model)).shape == run_model(model, random_pixels(model)).shape
@@ -383,7 +387,8 @@ from conftest import make_model, random_pixels
 from optimum_mixq import MixQConfig, MixQQuantizer
 model = make_model("swin")
 quantizer = MixQQuantizer.from_pretrained(model)
-quantizer.quantize(MixQConfig(bits=4, calibration_samples=8, sensitivity_samples=8), random_pixels(model, 12))
+config = MixQConfig(bits=4, candidate_bits=(3, 5), calibration_samples=8, sensitivity_samples=8)
+quantizer.quantize(config, random_pixels(model, 12))
 quantizer.plan.save(sys.argv[1])
 """
 

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from optimum_mixq import MixQConfig, MixQQuantizer
-from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.stages.calibration.blocks import calibrate
+from optimum_mixq.stages.packing import pack
 
 
 IMAGES = 12
@@ -120,8 +120,9 @@ def relative_error(model, packed, pixels):
 
 def check(family, options, size, head, activation, arithmetic, bits, plan, mode, dtype, tmp):
     config = MixQConfig(
-        bits=bits, arithmetic=arithmetic, calibration_samples=8, sensitivity_samples=6, batch_size=5, compare=False
-    )
+        bits=bits, arithmetic=arithmetic, calibration_samples=8, sensitivity_samples=6, batch_size=5, compare=False,
+        candidate_bits=(bits - 1, min(bits + 1, 8)),
+    )  # fmt: skip
     sibling = build(family, options)
     pixels = images_of(options, size)
     _, packed_sibling = quantize(sibling, pixels, config, "uniform")
@@ -132,7 +133,7 @@ def check(family, options, size, head, activation, arithmetic, bits, plan, mode,
 
     # What is packed computes what was calibrated, and what is loaded computes what was packed.
     calibrated = calibrate(model.eval(), quantizer.plan, [pixels], config)
-    again = quantize_model(model, quantizer.plan, [pixels], config)
+    again = pack(calibrated)
     with torch.no_grad():
         expected = calibrated(pixel_values=pixels.to(dtype)).logits.double()
         found = again(pixel_values=pixels.to(dtype)).logits.double()

@@ -33,6 +33,7 @@ from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.bitpacking import int16_to_scale
 from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.quant.packed_embedding import PackedConv2d
+from optimum_mixq.quant.prepared import PreparedModule
 from optimum_mixq.quant.softmax_grids import DEFAULT_SOFTMAX, StoredSoftmaxGrid
 from optimum_mixq.tasks import auto_class_named
 from optimum_mixq.tasks.loading import hub_task_of
@@ -81,6 +82,9 @@ class MixQHfQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         _forget_prefix(model)
         if self.quantization_config.trainable:
+            for module in model.modules():
+                if isinstance(module, PreparedModule):
+                    module.renew()
             model.register_load_state_dict_pre_hook(rename_checkpoint)
             return model
         fuse_layers(model)

@@ -17,12 +17,12 @@ def give_handle(kernel: Any) -> int:
     return handle
 
 
-def find_kernel(handle: int) -> Any:
-    """Return the kernel of a number."""
+def find_kernel(handle: int, work: str = "multiplies") -> Any:
+    """Return the kernel of a number; `work` is what a graph does with it, for the error."""
     kernel = _kernels.get(handle)
     if kernel is None:
         raise RuntimeError(
-            f"This graph multiplies with kernel {handle}, which this process does not hold: the graph was compiled in "
+            f"This graph {work} with kernel {handle}, which this process does not hold: the graph was compiled in "
             "another process, or its model was moved, changed or deleted. Compile the model again."
         )
     return kernel

@@ -51,7 +51,7 @@ def attention(
     dtype: torch.dtype,
 ) -> Tensor:
     """Attend with the kernel of a number."""
-    return find_kernel(handle).attend(query, key, value, mask, scaling, dtype)
+    return find_kernel(handle, "computes attention").attend(query, key, value, mask, scaling, dtype)
 
 
 def _kernel_of(operand: Tensor, scale: Tensor, bias: Tensor) -> Kernel:

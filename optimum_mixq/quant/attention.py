@@ -49,24 +49,28 @@ class AttentionQuantizer(StoredSoftmaxGrid, PreparedModule):
             shape = (heads, head_size)
             self.register_buffer(f"mixq_{name}_scale", torch.zeros(shape, dtype=torch.int16, device=device))
             self.register_buffer(f"mixq_{name}_zero_point", torch.zeros(shape, dtype=torch.int16, device=device))
-        self.prepare()
+        self._derive()
 
     def set_grid(self, name: str, grid: UniformGrid) -> None:
         """Take the grid (heads, head size) of "query", "key" or "value"."""
         require_storable(grid.scale)
         getattr(self, f"mixq_{name}_scale").copy_(scale_to_int16(grid.scale))
         getattr(self, f"mixq_{name}_zero_point").copy_(grid.zero_point)
-        self.prepare()
+        self._derive()
 
     def set_softmax_grid(self, grid: SoftmaxGrid) -> None:
         super().set_softmax_grid(grid)
-        self.prepare()
+        self._kernel = self._prepare_kernel()
 
-    @torch.no_grad()
     def prepare(self) -> None:
-        """Read the grids' buffers: after they were filled from a checkpoint. Moving and setting a grid call it."""
+        """Read the grids' buffers: after they were filled from a checkpoint. Moving calls it."""
         if self.av_bits is not None:
             self.softmax_grid = self.read_softmax_grid()
+        self._derive()
+
+    @torch.no_grad()
+    def _derive(self) -> None:
+        """Make what forwards use of the grids of query, key and value, and of that of softmax."""
         self._grids: dict[str, UniformGrid] = {}
         for name in ("query", "key", "value"):
             scale = int16_to_scale(getattr(self, f"mixq_{name}_scale")).unsqueeze(1)  # (heads, 1, head size)

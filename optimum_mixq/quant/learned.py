@@ -13,6 +13,7 @@ from torch.autograd import Function
 from optimum_mixq.quant.attention import AttentionQuantizer
 from optimum_mixq.quant.grids import LARGEST_ZERO_POINT, SMALLEST_SCALE, UniformGrid
 from optimum_mixq.quant.layers import GriddedLinear, QuantLinear
+from optimum_mixq.quant.prepared import PreparedModule
 from optimum_mixq.quant.softmax_grids import DEFAULT_SOFTMAX, StoredSoftmaxGrid
 
 
@@ -117,7 +118,7 @@ class LearnedLinear(GriddedLinear):
         return (clipped - clipped.detach().add(0.5).floor()).square().sum()
 
 
-class LearnedAttention(StoredSoftmaxGrid):
+class LearnedAttention(StoredSoftmaxGrid, PreparedModule):
     """Attention that learns the grids of query, key and value, one step and offset per channel (heads, head size).
 
     The grid of softmax stays what it is.
@@ -160,7 +161,7 @@ class LearnedAttention(StoredSoftmaxGrid):
         heads, size = self.get_parameter("mixq_query_step").shape
         device = self.get_parameter("mixq_query_step").device
         quantizer = AttentionQuantizer(heads, size, self.qk_bits, self.av_bits, device, self.softmax_kind.name)
-        quantizer.set_softmax_grid(self.read_softmax_grid())
+        quantizer.set_softmax_grid(self.softmax_grid)
         for name, bits in (("query", self.qk_bits), ("key", self.qk_bits), ("value", self.av_bits)):
             step, offset = self.get_parameter(f"mixq_{name}_step"), self.get_parameter(f"mixq_{name}_offset")
             quantizer.set_grid(name, learned_grid(step, offset, bits))
@@ -177,10 +178,13 @@ class LearnedAttention(StoredSoftmaxGrid):
         scores = torch.matmul(query * scaling, key.transpose(-1, -2))  # (B, heads, T, T)
         if mask is not None:
             scores = scores + mask
-        exponentials = self.read_softmax_grid().exponentials(scores)
+        exponentials = self.softmax_grid.exponentials(scores)
         total = exponentials.sum(-1, keepdim=True)
         exponentials = F.dropout(exponentials, dropout, self.training)
         return (torch.matmul(exponentials, value) / total).transpose(1, 2).contiguous()
+
+    def renew(self) -> None:
+        self.softmax_grid = self.read_softmax_grid()
 
     def _round(self, name: str, operand: Tensor, bits: int) -> Tensor:
         step = self.get_parameter(f"mixq_{name}_step").unsqueeze(1)  # (heads, 1, head size)

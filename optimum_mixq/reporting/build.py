@@ -66,9 +66,7 @@ def build_report(
     require(is_whole(frontier, 0), "frontier", "a whole number from zero", frontier)
     next(iter(batches))  # raises for a source without images for evaluation before anything is calibrated
     size = image_size_of(calibration)
-    costs = measure_costs(
-        subject.model, subject.config.arithmetic, subject.config.stem_and_head_bits, size, subject.config.softmax
-    )
+    costs = measure_costs(subject.model, subject.config.calibration, size)
     uniform = BitPlan.uniform(subject.model, target_bits(subject.config.budget, costs))
     models = _contenders(subject, uniform, calibration)
     best = _frontier(subject, costs)

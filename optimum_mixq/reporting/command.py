@@ -13,8 +13,14 @@ from optimum_mixq.tasks import Task
 # Options that `optimum-cli mixq quantize` has words for; a test compares them with those of its parser.
 OPTIONS_WITH_WORDS = {
     "arithmetic", "batch_size", "bits", "bops", "calibration_samples", "candidate_bits", "exclude", "overrides",
-    "seed", "sensitivity", "sensitivity_samples", "size_mb", "tie_bits",
+    "rounder", "seed", "sensitivity", "sensitivity_samples", "size_mb", "tie_bits",
 }  # fmt: skip
+# Of options that are names, those that the shell knows: more may be registered from Python. A test compares them, too.
+NAMES_WITH_WORDS: dict[str, tuple[str, ...]] = {
+    "arithmetic": ("column", "folded"),
+    "rounder": ("compensated", "nearest"),
+    "sensitivity": ("measured", "gradient", "fisher", "hawq", "first-order"),
+}
 
 
 def changed_options(config: MixQConfig) -> dict[str, Any]:
@@ -38,7 +44,7 @@ def write_command(
 ) -> str | None:
     """Return the command that makes a packed model again, or None where the shell has no words for its options."""
     options = changed_options(config)
-    if not set(options) <= OPTIONS_WITH_WORDS:
+    if not all(_has_words(name, value) for name, value in options.items()):
         return None
     words = ["optimum-cli", "mixq", "quantize", "--model", base, "--dataset", dataset, "--output", "out"]
     if hub_task != Task.hub_task:
@@ -46,6 +52,10 @@ def write_command(
     for name, value in options.items():
         words += _words_of(name, value)
     return shlex.join([*words, "--plan", "uniform"] if plan.provenance.get("kind") == "uniform" else words)
+
+
+def _has_words(name: str, value: Any) -> bool:
+    return name in OPTIONS_WITH_WORDS and (name not in NAMES_WITH_WORDS or value in NAMES_WITH_WORDS[name])
 
 
 def _words_of(name: str, value: Any) -> list[str]:

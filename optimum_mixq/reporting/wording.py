@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from optimum_mixq.architectures.describe import Architecture
 from optimum_mixq.artifacts import BitPlan
+from optimum_mixq.config import MixQConfig
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.evaluation import Evaluation
 from optimum_mixq.stages.training.loop import EpochResult
@@ -39,7 +40,7 @@ def describe_ends(architecture: Architecture, bits: int) -> str:
 
 def describe_plan(plan: BitPlan, model: PreTrainedModel) -> str:
     """Return the average bits of a plan, and the span of bits of weights and of activations."""
-    costs = measure_costs(model, "column")
+    costs = measure_costs(model, MixQConfig().calibration)
     weight_bits = [bits for unit, (bits, _) in plan.bits.items() if costs.weights[unit]]
     input_bits = [bits for _, bits in plan.bits.values()]
     return (

@@ -2,9 +2,10 @@
 """Folders: those that appear whole or not at all, those that keep what a run has measured, and checks before a run."""
 
 import errno
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def appearing_folder(target: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_result(target: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a folder that appears as a whole, and delete what the run had kept until then.
+
+    Of several processes, as `accelerate launch` starts them, the first one does.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    with appearing_folder(target) as folder:
+        write(folder)
+    shutil.rmtree(work_folder(target), ignore_errors=True)
 
 
 def work_folder(target: Path) -> Path:

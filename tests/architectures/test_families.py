@@ -23,9 +23,13 @@ ROOT = Path(__file__).parents[2]
 SMALL = {"calibration_samples": 8, "relevance_samples": 2, "sensitivity_samples": 4, "candidate_bits": (3, 5)}
 # What the other tests run the pipeline on anyway. (The class of a DeiT with two heads has no Auto class of its own.)
 USUAL = {"vit", "deit", "swin", "padded_swin"}
-PIPELINED = [
-    pytest.param(name, marks=pytest.mark.slow if name in USUAL else ())
+# Folding, and a measured table, of each family have tests of their own: together those of a decoder, of keys that are
+# reduced, of a rotation, and of norms that follow the layers.
+TOGETHER = {"upernet", "segformer", "gated_dinov3", "swinv2"}
+PLANNED = [
+    pytest.param(name, *options, marks=pytest.mark.slow if name in USUAL or (folded and name not in TOGETHER) else ())
     for name in sorted(BUILDERS.keys() - {"deit_with_teacher"})
+    for folded, options in enumerate([("column", "gradient", "light", True), ("folded", "measured", None, False)])
 ]
 
 
@@ -48,18 +52,18 @@ def test_the_readme_and_the_page_of_models_list_the_families_and_their_classes()
     assert [(model_type, re.findall(r"`(\w+)`", classes)) for model_type, classes in rows] == expected
 
 
-@pytest.mark.parametrize("name", PIPELINED)
-@pytest.mark.parametrize(
-    ("arithmetic", "sensitivity", "reconstruction"), [("column", "gradient", "light"), ("folded", "measured", None)]
-)
-def test_a_mixed_plan_is_chosen_packed_saved_and_loaded(name, arithmetic, sensitivity, reconstruction, tmp_path):
+@pytest.mark.parametrize(("name", "arithmetic", "sensitivity", "reconstruction", "compare"), PLANNED)
+def test_a_mixed_plan_is_chosen_packed_saved_and_loaded(
+    name, arithmetic, sensitivity, reconstruction, compare, tmp_path
+):
     model = make_model(name)
     pixels = random_pixels(model, 12).cpu()
     quantizer = MixQQuantizer.from_pretrained(model)
     ways = {"arithmetic": arithmetic, "sensitivity": sensitivity, "reconstruction": reconstruction}
-    config = MixQConfig(bits=4, tie_bits=True, **ways, **SMALL)
+    config = MixQConfig(bits=4, compare=compare, tie_bits=True, **ways, **SMALL)
     packed = quantizer.quantize(config, pixels, save_dir=tmp_path / "packed")
     assert list(quantizer.plan.bits) == [unit.name for unit in describe(model).units]
+    assert quantizer.plan.provenance["achieved"]["average_bits"] <= 4
     assert quantizer.relevance.conservation_error < 1e-4
     loaded = getattr(transformers, class_that_loads(packed)).from_pretrained(tmp_path / "packed").to(model.device)
     images = pixels.to(model.device)

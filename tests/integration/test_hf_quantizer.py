@@ -2,6 +2,7 @@
 """Saving, loading and running packed models through transformers' own doors."""
 
 import copy
+import functools
 import json
 import subprocess
 import sys
@@ -20,9 +21,15 @@ from optimum_mixq.quant.bitpacking import packed_size
 from optimum_mixq.tasks import run_model
 
 
-def packed(name="vit", bits=4, **options):
+def packed(name="vit", bits=4, arithmetic="column"):
+    """Return a packed model: another one each time, so that tests may change it."""
+    return copy.deepcopy(packed_once(name, bits, arithmetic))
+
+
+@functools.cache
+def packed_once(name, bits, arithmetic):
     model = make_model(name)
-    config = MixQConfig(bits=bits, **options)
+    config = MixQConfig(bits=bits, arithmetic=arithmetic)
     return quantize_model(model, BitPlan.uniform(model, bits), [random_pixels(model, 8)], config)
 
 
@@ -41,8 +48,14 @@ def load_exact(name, folder, **options):
     return model_class.from_pretrained(folder, **options).eval().to(DEVICE)
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS))
-@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+# What folding adds to a file are biases: in these families to projections, gates and reductions that have none.
+FOLDED = ("vit", "swin", "swinv2", "gated_dinov3", "segformer")
+
+
+@pytest.mark.parametrize(
+    ("name", "arithmetic"),
+    [*((name, "column") for name in sorted(BUILDERS)), *((name, "folded") for name in FOLDED)],
+)
 def test_every_family_reloads_to_the_same_logits(name, arithmetic, tmp_path):
     model = packed(name, 4, arithmetic=arithmetic)
     model.save_pretrained(tmp_path)
@@ -73,16 +86,17 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 
 
 def test_a_fresh_process_gets_the_same_logits_of_every_family_and_width(tmp_path):
-    for name in ("vit", "deit", "deit_with_teacher", "swin", "padded_swin"):
-        for bits in range(2, 9):
-            model = packed(name, bits)
-            folder = tmp_path / f"{name}-{bits}"
-            model.save_pretrained(folder)
-            pixels = random_pixels(model, 5, seed=7)
-            torch.save((pixels, logits(model, pixels)), folder / "expected.pt")
+    widths = [("vit", bits) for bits in range(2, 9)]
+    families = [(name, bits) for name in ("deit", "deit_with_teacher", "swin", "padded_swin") for bits in (3, 8)]
+    for name, bits in widths + families:
+        model = packed(name, bits)
+        folder = tmp_path / f"{name}-{bits}"
+        model.save_pretrained(folder)
+        pixels = random_pixels(model, 5, seed=7)
+        torch.save((pixels, logits(model, pixels)), folder / "expected.pt")
     run = subprocess.run([sys.executable, "-c", FRESH, str(tmp_path)], capture_output=True, text=True, check=True)
     lines = run.stdout.splitlines()
-    assert len(lines) == 35 and all(line.endswith(" True") for line in lines), lines
+    assert len(lines) == 15 and all(line.endswith(" True") for line in lines), lines
 
 
 def test_without_the_package_loading_stops_instead_of_giving_random_weights(tmp_path):

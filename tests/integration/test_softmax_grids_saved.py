@@ -123,8 +123,9 @@ def test_a_grid_from_outside_is_saved_and_loads_where_it_is_registered(monkeypat
 def test_bits_are_chosen_with_the_grid_that_is_asked_for(sensitivity):
     vit = make_model("vit")
     config = MixQConfig(
-        bits=4, softmax="adaptive-log", sensitivity=sensitivity, calibration_samples=4, sensitivity_samples=4
-    )
+        bits=4, softmax="adaptive-log", sensitivity=sensitivity, calibration_samples=4, sensitivity_samples=4,
+        candidate_bits=(3, 5),
+    )  # fmt: skip
     packed = MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 8))
     for each in attentions(packed):
         kind = softmax_grid_of("adaptive-log")
@@ -138,7 +139,7 @@ def test_a_model_in_training_keeps_its_grid(name, tmp_path):
     model = prepare_for_training(vit, BitPlan.uniform(vit, 3), [random_pixels(vit, 8)], config)
     chosen = softmax_grid_of(name).settings(3)[1:]  # each attention another one
     for setting, each in zip(chosen, attentions(model, LearnedAttention), strict=False):
-        each.mixq_softmax_setting.fill_(setting)
+        each.set_softmax_grid(each.softmax_kind(3, setting))
     model.train()(pixel_values=random_pixels(vit, 4), labels=torch.zeros(4, dtype=torch.long)).loss.backward()
     learned = attentions(model, LearnedAttention)
     assert all(parameter.grad.isfinite().all() for each in learned for parameter in each.parameters())

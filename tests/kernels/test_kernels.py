@@ -119,6 +119,13 @@ def test_a_number_without_a_kernel_is_said():
         torch.ops.mixq.integer_linear(codes, handle, 24, torch.float32, "none")
 
 
+def test_an_attention_without_a_kernel_is_said():
+    handle, operand = prepare_kernel(product()).handle, torch.zeros(1, 2, 3, 4)  # nobody keeps the kernel
+    expected = rf"This graph computes attention with kernel {handle}, which this process does not hold: .* Compile the"
+    with pytest.raises(RuntimeError, match=expected):
+        torch.ops.mixq.attention(operand, operand, operand, None, handle, 0.5, torch.float32)
+
+
 def test_the_operator_of_tensors_sees_what_changes_in_them():
     own, codes = product(), torch.randint(0, 256, (3, 40), dtype=torch.uint8)
     arguments = (own.scale, own.bias, torch.float32, "none")

@@ -119,7 +119,7 @@ def test_an_arithmetic_from_outside_is_measured_quantized_saved_and_loaded(coars
     layers = [module for module in packed.modules() if isinstance(module, PackedLinear)]
     assert {layer.arithmetic.name for layer in layers} == {"coarse"}
     assert max(int(layer.product().operand.abs().amax()) for layer in layers) == 31
-    costs = measure_costs(model, "coarse")
+    costs = measure_costs(model, config.calibration)
     assert costs.unit_bops("blocks.0.fc1", (3, 5)) == costs.macs["blocks.0.fc1"] * 30
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "packed")
     assert torch.equal(logits(loaded), logits(packed))

@@ -13,11 +13,14 @@ from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, demo_model_path
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.cli import _read_config
 from optimum_mixq.config import GROUPS, SavedState
+from optimum_mixq.quant.arithmetics import arithmetic_names
 from optimum_mixq.reporting.card import model_card
-from optimum_mixq.reporting.command import OPTIONS_WITH_WORDS
+from optimum_mixq.reporting.command import NAMES_WITH_WORDS, OPTIONS_WITH_WORDS
 from optimum_mixq.reporting.comparison import Comparison, Contender
 from optimum_mixq.reporting.wording import describe_ends
+from optimum_mixq.stages.calibration.rounders import rounder_names
 from optimum_mixq.stages.evaluation import Evaluation
+from optimum_mixq.stages.sensitivity import method_names
 
 
 FLOAT, PACKED = Evaluation(1000, 0.93, None, None), Evaluation(1000, 0.92, 0.98, 0.0123)
@@ -104,7 +107,7 @@ def test_every_option_that_the_shell_has_a_word_for_is_in_the_command(tmp_path):
     changes = {
         "size_mb": 2.5, "bops": 1e9, "tie_bits": True, "overrides": {"*.fc2": 8, "*.fc1": (4, 8)},
         "exclude": ("a.*", "b.*"), "candidate_bits": (2, 4, 8), "sensitivity": "gradient",
-        "arithmetic": "folded", "batch_size": 8, "sensitivity_samples": 64,
+        "arithmetic": "folded", "rounder": "nearest", "batch_size": 8, "sensitivity_samples": 64,
     }  # fmt: skip
     (command,) = (line for line in card(**changes).text.splitlines() if line.startswith("optimum-cli"))
     root = ArgumentParser()
@@ -129,6 +132,12 @@ def test_a_recipe_beyond_the_shell_has_no_command():
     assert "optimum-cli" not in text and "MixQConfig(bits=4, alpha=0.25)" in text
 
 
+def test_a_name_that_was_registered_from_outside_has_no_command():
+    assert "optimum-cli" in card(rounder="nearest").text
+    text = card(rounder="of somebody's own").text
+    assert "optimum-cli" not in text and """MixQConfig(bits=4, rounder="of somebody's own")""" in text
+
+
 def test_what_was_not_measured_is_left_out(vit, tmp_path):
     config = MixQConfig(bits=4, calibration_samples=8, batch_size=4)
     MixQQuantizer.from_pretrained(vit).quantize(config, random_pixels(vit, 12), tmp_path / "out", plan="uniform")
@@ -143,3 +152,7 @@ def test_the_options_that_the_shell_has_words_for_are_those_of_its_parser():
     words = vars(parser.parse_args(["--model=", "--dataset=", "--output="]))
     options = {option.name for group in GROUPS if group is not SavedState for option in dataclasses.fields(group)}
     assert OPTIONS_WITH_WORDS == options & set(words)
+    choices = {action.dest: tuple(action.choices) for action in parser._actions if action.choices}
+    assert NAMES_WITH_WORDS == {name: names for name, names in choices.items() if name in options}
+    registered = {"arithmetic": arithmetic_names(), "rounder": rounder_names(), "sensitivity": method_names()}
+    assert all(set(names) <= set(registered[name]) for name, names in NAMES_WITH_WORDS.items())

@@ -4,7 +4,7 @@ import errno
 import pytest
 from safetensors import SafetensorError
 
-from optimum_mixq.utils.folders import appearing_folder
+from optimum_mixq.utils.folders import appearing_folder, work_folder, write_result
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,16 @@ def test_a_folder_appears_only_when_all_went_well(tmp_path):
         (folder / "whole").write_text("a model")
         assert not (tmp_path / "out").exists()
     assert (tmp_path / "out" / "whole").read_text() == "a model"
+
+
+@pytest.mark.parametrize(("rank", "written"), [(None, True), ("0", True), ("1", False)])
+def test_of_several_processes_the_first_writes_the_result_and_deletes_what_was_kept(
+    rank, written, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    target = tmp_path / "out"
+    work_folder(target).mkdir()
+    write_result(target, lambda folder: (folder / "file").write_text("whole"))
+    assert (target / "file").exists() == written and work_folder(target).exists() != written

@@ -177,6 +177,10 @@ def _add_choice(parser: ArgumentParser) -> None:
         "--arithmetic", choices=["column", "folded"], default="column",
         help=f"a scale per activation channel, or the paper's b-bit codes times b-bit codes {DEFAULT}",
     )  # fmt: skip
+    parser.add_argument(
+        "--rounder", choices=["compensated", "nearest"],
+        help="how weights are rounded: later columns make up for earlier ones, or to nearest (default: compensated)",
+    )  # fmt: skip
 
 
 def _add_samples(parser: ArgumentParser) -> None:

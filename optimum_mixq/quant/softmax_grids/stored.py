@@ -11,7 +11,12 @@ class StoredSoftmaxGrid(nn.Module):
     """A module that rounds softmax. The setting of its grid, if the kind has settings, is in a buffer.
 
     It is int32, which all backends of torch.distributed broadcast: NCCL takes no int16 (torch 2.13).
+
+    Forwards use `softmax_grid`: a GPU would be waited for each time the buffer is read. Once the buffer was filled by
+    something else than `set_softmax_grid`, it has to be read again.
     """
+
+    softmax_grid: SoftmaxGrid
 
     mixq_softmax_setting: Tensor
 
@@ -22,11 +27,13 @@ class StoredSoftmaxGrid(nn.Module):
         if settings:
             first = torch.tensor(settings[:1], dtype=torch.int32, device=device)
             self.register_buffer("mixq_softmax_setting", first)
+        self.softmax_grid = self.softmax_kind(bits, *settings[:1])
 
     def set_softmax_grid(self, grid: SoftmaxGrid) -> None:
         """Take the setting of a grid of the same kind and bits."""
         if self.softmax_kind.settings(self.softmax_bits):
             self.mixq_softmax_setting.fill_(grid.setting)
+            self.softmax_grid = self.softmax_kind(self.softmax_bits, grid.setting)
 
     def read_softmax_grid(self) -> SoftmaxGrid:
         """Return the grid that the buffer tells, and the first one on the meta device, where there are no numbers."""

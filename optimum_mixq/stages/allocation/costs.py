@@ -12,19 +12,14 @@ from optimum_mixq.architectures.measuring import blank_images
 from optimum_mixq.architectures.skeletons import Widths, packed_skeleton, tensors_with
 from optimum_mixq.architectures.watching import watched_units
 from optimum_mixq.artifacts import UnitCosts
-from optimum_mixq.config import PIXEL_BITS
+from optimum_mixq.config import PIXEL_BITS, CalibrationOptions
 from optimum_mixq.quant.arithmetics import arithmetic_of
-from optimum_mixq.quant.softmax_grids import DEFAULT_SOFTMAX
 from optimum_mixq.utils.bits import LARGEST_BITS
 from optimum_mixq.utils.file_size import file_bytes
 
 
 def measure_costs(
-    model: PreTrainedModel,
-    arithmetic: str,
-    stem_and_head_bits: int = LARGEST_BITS,
-    image_size: tuple[int, int] | None = None,
-    softmax: str = DEFAULT_SOFTMAX,
+    model: PreTrainedModel, options: CalibrationOptions, image_size: tuple[int, int] | None = None
 ) -> UnitCosts:
     """Return the costs of a model's units for one image of this (height, width), or else of the configured one."""
     architecture = describe(model)
@@ -49,12 +44,12 @@ def measure_costs(
     for unit, counts in weights.items():
         macs[unit] *= sum(counts) if counts else 1  # rows x weights
     fixed_macs = {name: rows[name] * model.get_submodule(name).weight[0].numel() for name in rows}
-    stem = sum(fixed_macs.pop(name) for name in stems) * stem_and_head_bits * PIXEL_BITS
-    of_heads = arithmetic_of(arithmetic).of_layer(stem_and_head_bits)
-    heads = sum(fixed_macs.values()) * of_heads.bit_operations(stem_and_head_bits, stem_and_head_bits)
+    stem = sum(fixed_macs.pop(name) for name in stems) * options.stem_and_head_bits * PIXEL_BITS
+    of_heads = arithmetic_of(options.arithmetic).of_layer(options.stem_and_head_bits)
+    heads = sum(fixed_macs.values()) * of_heads.bit_operations(options.stem_and_head_bits, options.stem_and_head_bits)
     widest = dict.fromkeys((unit.name for unit in architecture.units), (LARGEST_BITS, LARGEST_BITS))
-    fixed_bytes = _fixed_bytes(model, Widths(widest, stem_and_head_bits, arithmetic, softmax))
-    return UnitCosts(macs, weights, fixed_bytes, stem + heads, arithmetic)
+    widths = Widths(widest, options.stem_and_head_bits, options.arithmetic, options.softmax)
+    return UnitCosts(macs, weights, _fixed_bytes(model, widths), stem + heads, options.arithmetic)
 
 
 def _matmul_macs(operands: Sequence[Tensor]) -> int:

@@ -1,6 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """What holds for every softmax grid."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -101,3 +103,26 @@ def test_a_setting_is_a_buffer_only_where_there_is_something_to_choose(name):
             assert each.softmax_grid.setting == last.setting
         attention.mixq_softmax_setting.fill_(-1)
         assert not attention.has_valid_softmax_grid()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_in_training_reads_its_setting_when_it_is_filled_and_in_no_forward(name, training, monkeypatch):
+    kind = softmax_grid_of(name)
+    last = kind(3, *kind.settings(3)[-1:])
+    filled = LearnedAttention(2, 4, 4, 3, softmax=name)
+    filled.set_softmax_grid(last)
+    learned = LearnedAttention(2, 4, 4, 3, softmax=name).train(training)
+    learned.load_state_dict(filled.state_dict())
+    moved = copy.deepcopy(learned).to(torch.float32)
+
+    def refuse(self):
+        raise AssertionError("a forward read the buffer")
+
+    monkeypatch.setattr(LearnedAttention, "read_softmax_grid", refuse)
+    monkeypatch.setattr(AttentionQuantizer, "read_softmax_grid", refuse)
+    operands = [torch.randn(2, 2, 5, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    expected = filled.train(training)(*operands, None, 0.5)
+    for each in (learned, moved):
+        assert each.softmax_grid.setting == last.setting
+        assert torch.equal(each(*operands, None, 0.5), expected)

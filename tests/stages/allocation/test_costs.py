@@ -13,27 +13,34 @@ from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.utils.file_size import saved_bytes
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS))
-@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+COLUMN, FOLDED = (MixQConfig(arithmetic=arithmetic).calibration for arithmetic in ("column", "folded"))
+
+
+# Skeletons, which bytes are counted from, are compared with packed models in both arithmetics elsewhere.
+@pytest.mark.parametrize(
+    ("name", "arithmetic"),
+    [*((name, "column") for name in sorted(BUILDERS)), *((name, "folded") for name in ("vit", "swin", "segformer"))],
+)
 def test_the_bytes_are_those_of_the_saved_file(name, arithmetic, tmp_path):
     model = make_model(name)
     bits = {unit: (2 + index % 7, 4) for index, unit in enumerate(BitPlan.uniform(model, 4).bits)}
-    packed = quantize_model(model, BitPlan(bits), [random_pixels(model)], MixQConfig(arithmetic=arithmetic))
+    config = MixQConfig(arithmetic=arithmetic)
+    packed = quantize_model(model, BitPlan(bits), [random_pixels(model)], config)
     packed.save_pretrained(tmp_path)
     saved = (tmp_path / "model.safetensors").stat().st_size
     assert saved_bytes(packed) == saved
-    told = measure_costs(model, arithmetic).bytes(BitPlan(bits).bits)
+    told = measure_costs(model, config.calibration).bytes(BitPlan(bits).bits)
     # The header is counted as of 8-bit units: two offsets of each tensor may have a digit more.
     assert saved <= told <= saved + 2 * len(packed.state_dict()) + 8
 
 
 def test_the_settings_of_softmax_grids_are_among_the_bytes(vit, tmp_path):
-    plan = BitPlan.uniform(vit, 4)
-    packed = quantize_model(vit, plan, [random_pixels(vit)], MixQConfig(softmax="twin-uniform"))
+    plan, config = BitPlan.uniform(vit, 4), MixQConfig(softmax="twin-uniform")
+    packed = quantize_model(vit, plan, [random_pixels(vit)], config)
     packed.save_pretrained(tmp_path)
-    saved, told = (tmp_path / "model.safetensors").stat().st_size, measure_costs(vit, "column", softmax="twin-uniform")
+    saved, told = (tmp_path / "model.safetensors").stat().st_size, measure_costs(vit, config.calibration)
     assert saved <= told.bytes(plan.bits) <= saved + 2 * len(packed.state_dict()) + 8
-    assert measure_costs(vit, "column").bytes(plan.bits) < saved
+    assert measure_costs(vit, COLUMN).bytes(plan.bits) < saved
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
@@ -45,7 +52,7 @@ def test_a_float_models_file_is_as_large_as_it_is_said_to_be(name, tmp_path):
 
 def test_the_file_keeps_a_budget_of_its_size(tmp_path):
     model = make_model("vit")
-    costs = measure_costs(model, "column")
+    costs = measure_costs(model, COLUMN)
     least, most = (costs.bytes(dict.fromkeys(costs.macs, (bits, bits))) for bits in (3, 5))
     size = (least + most) // 2
     config = MixQConfig(
@@ -58,7 +65,7 @@ def test_the_file_keeps_a_budget_of_its_size(tmp_path):
 
 def test_the_counts_of_a_vit_are_those_of_its_shapes():
     vit = make_model("vit")  # 24 wide, 2 heads, 48 in the MLP, 16 patches and a class token
-    costs = measure_costs(vit, "folded")
+    costs = measure_costs(vit, FOLDED)
     assert costs.weights["blocks.0.qkv"] == (24 * 24,) * 3
     assert costs.macs["blocks.0.qkv"] == 17 * 3 * 24 * 24
     assert costs.macs["blocks.1.qk"] == costs.macs["blocks.1.av"] == 17 * 17 * 24
@@ -69,7 +76,7 @@ def test_the_counts_of_a_vit_are_those_of_its_shapes():
 
 def test_bit_operations_are_counted_for_the_arithmetic():
     vit = make_model("vit")
-    folded, column = (measure_costs(vit, arithmetic) for arithmetic in ("folded", "column"))
+    folded, column = (measure_costs(vit, options) for options in (FOLDED, COLUMN))
     macs = folded.macs["blocks.0.fc1"]
     assert folded.unit_bops("blocks.0.fc1", (3, 5)) == macs * 15
     # A column-scaled layer multiplies activations with an 8-bit operand.
@@ -79,11 +86,11 @@ def test_bit_operations_are_counted_for_the_arithmetic():
 
 def test_an_image_that_is_not_square_is_counted_as_it_is():
     swin = SwinForImageClassification(SwinConfig(**WINDOWED | {"image_size": (32, 64)}))
-    assert measure_costs(swin, "folded").macs["stages.0.blocks.0.qk"] == 128 * 4 * 4 * 8
+    assert measure_costs(swin, FOLDED).macs["stages.0.blocks.0.qk"] == 128 * 4 * 4 * 8
 
 
 def test_windows_are_counted():
-    costs = measure_costs(make_model("swin"), "folded")
+    costs = measure_costs(make_model("swin"), FOLDED)
     # Maps of 16 x 16, 8 wide, down to 2 x 2, 64 wide, in windows of 2 x 2.
     assert costs.macs["stages.0.blocks.0.qk"] == 64 * 4 * 4 * 8
     assert costs.macs["stages.3.blocks.0.qk"] == 1 * 4 * 4 * 64
@@ -92,11 +99,11 @@ def test_windows_are_counted():
 
 def test_images_of_another_size_are_counted_as_they_are():
     model = make_model("dinov2")  # 24 wide, patches of 4: 16 and a class token at the configured 16 pixels
-    assert measure_costs(model, "folded").macs["blocks.0.qk"] == 17 * 17 * 24
-    costs = measure_costs(model, "folded", image_size=(8, 12))
+    assert measure_costs(model, FOLDED).macs["blocks.0.qk"] == 17 * 17 * 24
+    costs = measure_costs(model, FOLDED, image_size=(8, 12))
     assert costs.macs["blocks.0.qk"] == 7 * 7 * 24 and costs.macs["blocks.0.proj"] == 7 * 24 * 24
     with pytest.raises(ValueError, match="Expected images of 16 x 16 pixels, found 8 x 12"):
-        measure_costs(make_model("vit"), "folded", image_size=(8, 12))
+        measure_costs(make_model("vit"), FOLDED, image_size=(8, 12))
 
 
 def test_a_quantizer_counts_the_images_that_it_is_given(monkeypatch, tmp_path):

@@ -2,7 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_model, random_pixels
+from conftest import BUILDERS, make_model, random_pixels
 from transformers import AutoModelForImageClassification
 
 from optimum_mixq.architectures.describe import describe
@@ -23,8 +23,13 @@ def logits(model, pixels):
     return run_model(model, pixels)
 
 
-@pytest.mark.parametrize("arithmetic", ["column", "folded"])
-def test_patch_embedding_and_heads_have_the_bits_that_are_asked_for(model, arithmetic):
+# The ends of most families are alike: in either arithmetic, those that are not.
+@pytest.mark.parametrize(
+    ("name", "arithmetic"),
+    [*((name, "column") for name in sorted(BUILDERS)), *((name, "folded") for name in ("deit_with_teacher", "swin"))],
+)
+def test_patch_embedding_and_heads_have_the_bits_that_are_asked_for(name, arithmetic):
+    model = make_model(name)
     architecture, pixels = describe(model), random_pixels(model, 8)
     config = MixQConfig(arithmetic=arithmetic, stem_and_head_bits=3)
     quantized = calibrate(model, BitPlan.uniform(model, 8), [pixels], config)
@@ -91,7 +96,7 @@ def test_a_model_with_fewer_bits_at_its_ends_is_smaller_and_reloads_to_the_bit(v
         reloaded = AutoModelForImageClassification.from_pretrained(tmp_path / str(ends)).to(vit.device)
         assert torch.equal(logits(reloaded, pixels), logits(packed, pixels))
         sizes.append((tmp_path / str(ends) / "model.safetensors").stat().st_size)
-        told = measure_costs(vit, "column", ends).bytes(BitPlan.uniform(vit, 4).bits)
+        told = measure_costs(vit, config.calibration).bytes(BitPlan.uniform(vit, 4).bits)
         # The header is counted as of 8-bit units: two offsets of each tensor may have a digit more.
         assert sizes[-1] <= told <= sizes[-1] + 2 * len(packed.state_dict()) + 8
     assert sizes[1] < sizes[0]
@@ -101,7 +106,8 @@ def test_a_model_with_fewer_bits_at_its_ends_is_smaller_and_reloads_to_the_bit(v
 def test_bit_operations_count_the_bits_of_patch_embedding_and_head(arithmetic, of_head):
     vit = make_model("vit")
     stem, head = vit.get_submodule(describe(vit).stem), vit.classifier
-    found = measure_costs(vit, arithmetic, 3).fixed_bops
+    options = MixQConfig(arithmetic=arithmetic, stem_and_head_bits=3).calibration
+    found = measure_costs(vit, options).fixed_bops
     assert found == 16 * stem.weight.numel() * 3 * 8 + head.weight.numel() * of_head  # 16 patches
 
 

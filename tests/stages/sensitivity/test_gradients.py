@@ -190,7 +190,8 @@ def table_of(model, candidates=TIED, **options):
 @torch.no_grad()
 @pytest.mark.parametrize("arithmetic", ["column", "folded"])
 def test_a_change_is_what_the_variant_does_to_its_output(model, arithmetic):
-    baseline, variants = (inputs := inputs_of(model, arithmetic=arithmetic)).calibrate(TIED)
+    # One width is enough for each family: rounding knows none of families, and other tests go through the widths.
+    baseline, variants = (inputs := inputs_of(model, ((2, 4),), arithmetic=arithmetic)).calibrate(((2, 4),))
     changes = VariantChanges(baseline, (8, 8), variants)
     for unit in [unit for unit in describe(model).units if unit.modules]:
         for bits in inputs.candidates:
@@ -419,13 +420,18 @@ def test_a_mixed_plan_is_chosen_from_gradients(problem_type, outputs):
     assert quantizer.measure_sensitivity(random_pixels(model, 12), again) is quantizer.sensitivity
 
 
-@pytest.mark.parametrize("method", ["gradient", "fisher", "hawq", "first-order", "measured"])
-@pytest.mark.parametrize(("name", "arithmetic"), [("vit", "column"), ("swin", "column"), ("vit", "folded")])
+IN_FLOAT64 = [
+    *(("vit", "column", method) for method in ("gradient", "fisher", "hawq", "first-order", "measured")),
+    ("swin", "column", "gradient"), ("swin", "column", "measured"), ("vit", "folded", "gradient"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arithmetic", "method"), IN_FLOAT64)
 def test_a_model_in_float64_gets_its_bits_by_every_method(name, arithmetic, method):
     model = make_model(name).double()
     config = MixQConfig(
-        bits=4, arithmetic=arithmetic, calibration_samples=8, sensitivity_samples=8, batch_size=4, sensitivity=method,
-        compare=False,
+        bits=4, arithmetic=arithmetic, candidate_bits=(3, 5), calibration_samples=8, sensitivity_samples=4,
+        batch_size=4, sensitivity=method, compare=False,
     )  # fmt: skip
     quantizer = MixQQuantizer.from_pretrained(model)
     quantizer.quantize(config, random_pixels(model, 12))

@@ -1,5 +1,6 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 import dataclasses
+import functools
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 from accelerate.tracking import GeneralTracker
-from conftest import make_model, random_pixels
+from conftest import BUILDERS, make_model, random_pixels
 
 from optimum_mixq import BitPlan, MixQConfig, demo_images_path, demo_model_path, open_images
 from optimum_mixq.images.batches import Batch
@@ -28,15 +29,23 @@ from optimum_mixq.tasks import run_model, task_of
 QUICK = MixQTrainingConfig(epochs=2, batch_size=4, shift=0.2, learning_rate=5e-4, step_learning_rate=1e-3)
 
 
-def trainable(model, bits=2, arithmetic="column"):
-    config = MixQConfig(bits=bits, arithmetic=arithmetic)
-    return make_trainable(calibrate(model, BitPlan.uniform(model, bits), [random_pixels(model, 8)], config))
+FAMILIES = pytest.mark.parametrize("name", sorted(BUILDERS))
+
+
+def trainable(name="vit", bits=2, arithmetic="column"):
+    return make_trainable(calibrated_once(name, bits, arithmetic))  # a copy
+
+
+@functools.cache
+def calibrated_once(name, bits, arithmetic):
+    model, config = make_model(name), MixQConfig(bits=bits, arithmetic=arithmetic)
+    return calibrate(model, BitPlan.uniform(model, bits), [random_pixels(model, 8)], config)
 
 
 def run(name="vit", config=QUICK, images=12, work=None, evaluation=(), **options):
     """Train a small model on random pixels and return it with its history."""
     model = make_model(name)
-    learner = trainable(model, **options)
+    learner = trainable(name, **options)
     torch.manual_seed(0)  # DropPath
     pixels = open_images(random_pixels(model, images), model, None)
     return learner, train(learner, model, pixels, config, evaluation, work)
@@ -47,8 +56,9 @@ def assert_equal_weights(one, other):
         assert torch.equal(tensor, other.state_dict()[name]), name
 
 
-def test_every_parameter_learns_and_none_is_a_number_without_a_dimension(model):
-    learner = trainable(model, bits=3).train()
+@FAMILIES
+def test_every_parameter_learns_and_none_is_a_number_without_a_dimension(name):
+    model, learner = make_model(name), trainable(name, bits=3).train()
     for either in (model, learner):
         run_model(either, random_pixels(model)).logsumexp(-1).sum().backward()
     # DistributedDataParallel refuses parameters without a gradient, FSDP those of no dimension. Some classifiers have
@@ -58,9 +68,13 @@ def test_every_parameter_learns_and_none_is_a_number_without_a_dimension(model):
     assert [name for name, parameter in learner.named_parameters() if parameter.ndim == 0] == []
 
 
-@pytest.mark.parametrize("arithmetic", ["column", "folded"])
-def test_after_training_the_packed_model_gives_the_evaluated_logits(model, arithmetic):
-    learner = trainable(model, 3, arithmetic)
+@pytest.mark.parametrize(
+    ("name", "arithmetic"),
+    [*((name, "column") for name in sorted(BUILDERS)), *((name, "folded") for name in ("vit", "swin", "segformer"))],
+)
+def test_after_training_the_packed_model_gives_the_evaluated_logits(name, arithmetic):
+    model = make_model(name)
+    learner = trainable(name, 3, arithmetic)
     images = open_images(random_pixels(model, 8), model, None)
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
     train(learner, model, images, dataclasses.replace(QUICK, epochs=1, learning_rate=1e-3))
@@ -75,14 +89,14 @@ def test_training_brings_a_two_bit_model_nearer_to_the_float_one():
     model = quantizer.model
     images = open_images(demo_images_path(), model, quantizer.processor)
     held = open_images(demo_images_path(), model, quantizer.processor, "evaluation")
-    batches = list(held.batches(range(200), 50))
+    batches = list(held.batches(range(100), 50))
     calibrated = calibrate(
         model, BitPlan.uniform(model, 2), [next(images.batches(range(32), 32)).pixel_values], MixQConfig(bits=2)
     )
     reference, labels = measure_logits(model, batches)
     before = score(measure_logits(calibrated, batches)[0], labels, reference)
     learner = make_trainable(calibrated)
-    config = MixQTrainingConfig(epochs=3, batch_size=16, flip=False)
+    config = MixQTrainingConfig(epochs=2, batch_size=16, flip=False)
     history = train(learner, model, images, config, batches)
     after = score(measure_logits(learner, batches)[0], labels, reference)
     assert after.kl < 0.8 * before.kl and after.accuracy >= before.accuracy
@@ -93,13 +107,12 @@ def test_training_brings_a_two_bit_model_nearer_to_the_float_one():
 def test_the_float_model_is_left_as_it_is():
     model = make_model("vit")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    train(trainable(model), model, open_images(random_pixels(model, 8), model, None), QUICK)
+    train(trainable(), model, open_images(random_pixels(model, 8), model, None), QUICK)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["vit", "swin"])
-@pytest.mark.parametrize("stopped_at", [2, 4, 5])
+@pytest.mark.parametrize(("name", "stopped_at"), [("vit", 2), ("vit", 5), ("swin", 4)])
 def test_a_stopped_training_goes_on_to_the_weights_of_an_uninterrupted_one(name, stopped_at, tmp_path, monkeypatch):
     config = dataclasses.replace(QUICK, save_steps=2, ema=0.5, mixup=0.2)
     evaluation = [Batch(random_pixels(make_model(name), 4, seed=7), None, ())]
@@ -171,7 +184,7 @@ def test_labels_alone_train_too():
     config = MixQTrainingConfig(
         epochs=10, batch_size=4, distillation=0.0, label_smoothing=0.1, learning_rate=3e-3, step_learning_rate=1e-5
     )
-    history = train(trainable(model, 8), model, open_images(loader, model, None), config)
+    history = train(trainable(bits=8), model, open_images(loader, model, None), config)
     assert history[-1].loss < 0.9 * history[0].loss
 
 
@@ -195,7 +208,7 @@ def test_an_epoch_sees_each_image_once_and_moves_it_anew():
 
 
 def test_decay_is_for_weights_and_grids_have_their_own_rate():
-    learner = trainable(make_model("swin"))
+    learner = trainable("swin")
     weights, grids, rest = parameter_groups(learner, QUICK)
     names = {parameter: name for name, parameter in learner.named_parameters()}
     assert all(names[parameter].endswith("weight") and parameter.ndim >= 2 for parameter in weights["params"])
@@ -268,7 +281,7 @@ class Notebook(GeneralTracker):
 def test_trackers_get_the_recipe_and_every_epoch():
     model = make_model("vit")
     images = open_images(random_pixels(model, 8), model, None)
-    history = train(trainable(model), model, images, QUICK, trackers=[Notebook()])
+    history = train(trainable(), model, images, QUICK, trackers=[Notebook()])
     recipe, *epochs = Notebook.notes
     assert recipe["batch_size"] == 4
     assert [step for step, _ in epochs] == [2, 4] and epochs[1][1]["loss"] == history[1].loss
@@ -277,7 +290,7 @@ def test_trackers_get_the_recipe_and_every_epoch():
 def test_training_that_makes_it_worse_keeps_the_start():
     model = make_model("vit")
     evaluation = [Batch(random_pixels(model, 8, seed=7), None, ())]
-    learner = trainable(model, 4)
+    learner = trainable(bits=4)
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
     images = open_images(random_pixels(model, 12), model, None)
     history = train(learner, model, images, dataclasses.replace(QUICK, learning_rate=0.5), evaluation)
@@ -294,7 +307,7 @@ def test_without_evaluation_the_last_epoch_is_kept_and_marked(tmp_path):
 
 @pytest.mark.parametrize(("bits", "rate", "step_rate"), [(2, 1e-3, 3e-5), (3, 3e-4, 2e-4)])
 def test_rates_that_are_left_open_suit_the_models_bits(bits, rate, step_rate):
-    weights, grids, rest = parameter_groups(trainable(make_model("vit"), bits), MixQTrainingConfig())
+    weights, grids, rest = parameter_groups(trainable(bits=bits), MixQTrainingConfig())
     assert (weights["lr"], grids["lr"], rest["lr"]) == (rate, step_rate, rate)
 
 

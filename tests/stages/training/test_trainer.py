@@ -86,9 +86,12 @@ def test_a_checkpoint_that_lacks_tensors_is_refused_even_where_nobody_asks():
         learner.load_state_dict(state, strict=False)
 
 
-@pytest.mark.parametrize("arithmetic", ["column", "folded"])
-def test_a_model_in_training_is_saved_and_loaded_as_such(model, arithmetic, tmp_path):
-    config = MixQConfig(bits=3, arithmetic=arithmetic)
+@pytest.mark.parametrize(
+    ("name", "arithmetic"),
+    [*((name, "column") for name in sorted(BUILDERS)), *((name, "folded") for name in ("vit", "swin", "segformer"))],
+)
+def test_a_model_in_training_is_saved_and_loaded_as_such(name, arithmetic, tmp_path):
+    model, config = make_model(name), MixQConfig(bits=3, arithmetic=arithmetic)
     learner = prepare_for_training(model, BitPlan.uniform(model, 3), [random_pixels(model, 8)], config)
     learner.save_pretrained(tmp_path)
     reloaded = type(model).from_pretrained(tmp_path)

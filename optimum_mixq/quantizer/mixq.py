@@ -2,10 +2,9 @@
 """`MixQQuantizer`: from a model and a few images to a packed model on disk or on the Hub."""
 
 import dataclasses
-import os
-import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,33 @@ from optimum.quantization_base import OptimumQuantizer
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.utils import logging
 
 from optimum_mixq.architectures.describe import describe
-from optimum_mixq.architectures.measuring import image_size_of, threads_for
-from optimum_mixq.architectures.rebuilding import require_rebuildable, require_same_shape
+from optimum_mixq.architectures.measuring import threads_for
+from optimum_mixq.architectures.rebuilding import require_same_shape
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.export import Exported, export_model
 from optimum_mixq.images.batches import Batch, Images
-from optimum_mixq.images.preparation import load_processor
 from optimum_mixq.images.selection import Selection, UnseenBatches, watch
 from optimum_mixq.images.sources import open_images
 from optimum_mixq.pipeline import Choice, Measurements, choose, finish_choice, quantize_model, sweep_plans, train_model
+from optimum_mixq.quantizer.given import (
+    name_of,
+    open_float_model,
+    open_measurements,
+    open_packed,
+    open_plan,
+    require_target,
+    settle_plan,
+)
 from optimum_mixq.reporting.build import Subject, build_report
 from optimum_mixq.reporting.compare import compare, score_together
 from optimum_mixq.reporting.comparison import Comparison
 from optimum_mixq.reporting.page import save_report
-from optimum_mixq.reporting.quantized import Quantized, open_folder, save_folder
+from optimum_mixq.reporting.quantized import Quantized, save_folder
 from optimum_mixq.reporting.report import Report
 from optimum_mixq.reporting.upload import upload
-from optimum_mixq.stages.allocation.candidates import read_plan
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.allocation.halves import add_certainty
 from optimum_mixq.stages.allocation.propose import WIDTHS_OF_A_SWEEP, best_plan
@@ -43,11 +48,9 @@ from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
 from optimum_mixq.stages.training.objective import require_lesson
 from optimum_mixq.tasks import task_of
-from optimum_mixq.tasks.loading import load_model, load_with, take_part
-from optimum_mixq.utils.folders import appearing_folder, make_work_folder, require_empty, work_folder
+from optimum_mixq.utils.folders import make_work_folder, work_folder, write_result
 
 
-logger = logging.get_logger(__name__)
 # One measurement for all averages from 2 to 6 bits.
 SWEEP = MixQConfig(candidate_bits=WIDTHS_OF_A_SWEEP)
 
@@ -119,17 +122,12 @@ class MixQQuantizer(OptimumQuantizer):
         "depth-estimation"; without it the checkpoint's class tells. For features, a classifier is taken without its
         head. Calibration and relevance want float32; they run on the model's device.
         """
-        if isinstance(model_or_path, torch.nn.Module):
-            model = take_part(model_or_path, task)
-            return cls(model if device is None else model.to(device), processor)
-        where = {
+        place = {
             "revision": revision or "main", "token": token, "cache_dir": cache_dir,
             "local_files_only": local_files_only, "trust_remote_code": trust_remote_code,
         }  # fmt: skip
-        model = load_model(model_or_path, task, dtype=dtype, device_map=device_map, **where)
-        if device is not None:
-            model = model.to(device)
-        return cls(model, processor or load_processor(model_or_path, where))
+        options = {"dtype": dtype, "device_map": device_map}
+        return cls(*open_float_model(model_or_path, processor, task, device, place, **options))
 
     @classmethod
     def reopen(
@@ -139,29 +137,16 @@ class MixQQuantizer(OptimumQuantizer):
         token: str | bool | None = None,
     ) -> "MixQQuantizer":
         """Return the quantizer of a packed model that was saved before, with what was measured for it."""
-        opened = open_folder(folder, token)
-        base = float_model or (opened.quantized.config.record or {}).get("base_model")
-        if base is None:
-            raise ValueError(f"{folder} does not say which float model it was made from: name it (--float-model).")
-        packed, processor = opened.quantized.model, opened.processor
-        if not isinstance(base, torch.nn.Module):
-            processor = processor or load_processor(base, {"token": token})
-            base = load_with(type(packed), base, dtype=torch.float32, token=token)
-        quantizer = cls.from_pretrained(base, processor, task=task_of(packed).hub_task)
-        require_same_shape(quantizer.model, packed, str(folder))
+        opened, base, processor = open_packed(folder, float_model, token)
+        quantizer = cls.from_pretrained(base, processor, task=task_of(opened.quantized.model).hub_task)
+        require_same_shape(quantizer.model, opened.quantized.model, str(folder))
         quantizer.result, quantizer.known = opened.quantized, opened.known
         quantizer.selection = Selection(opened.served)
         return quantizer
 
     def load_measurements(self, folder: str | Path) -> None:
         """Read relevance and sensitivity from a folder, so that they are not measured again."""
-        known = Known.load(folder)
-        if known == Known():
-            raise ValueError(
-                f"Expected a folder with measurements (mixq_relevance.json, mixq_sensitivity.json), found none in "
-                f"{folder}. `optimum-cli mixq sweep` writes them, and quantizing with a mixed plan does."
-            )
-        self.known = known
+        self.known = open_measurements(folder)
 
     def quantize(
         self,
@@ -179,19 +164,19 @@ class MixQQuantizer(OptimumQuantizer):
         stopped resumes when it is called again.
         """
         config = config or MixQConfig()
-        target = None if save_dir is None else self._require_target(Path(save_dir))
-        plan = self._open_plan(plan)
+        target = require_target(save_dir, self.model)
+        plan = open_plan(plan, self.model)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         calibration = self.selection.calibration(images, config)
-        given = self._read_plan(plan, config, calibration)
+        given = settle_plan(plan, self.model, config, calibration)
         work = None if target is None else work_folder(target)
         if given is not None:
             quantized = quantize_model(
-                self.model, given, calibration, config, _name_of(dataset), "Calibrating the plan", work
+                self.model, given, calibration, config, name_of(dataset), "Calibrating the plan", work
             )
             return self._finish(quantized, given, target)
         choice = self._choose(images, calibration, config, target)
-        quantized = finish_choice(choice, self.model, calibration, config, _name_of(dataset), work)
+        quantized = finish_choice(choice, self.model, calibration, config, name_of(dataset), work)
         return self._finish(quantized, choice.plan, target)
 
     def train(
@@ -213,16 +198,16 @@ class MixQQuantizer(OptimumQuantizer):
         Training that was stopped resumes when it is called with the same `save_dir`.
         """
         config = config or self._config_of_plan()
-        target = None if save_dir is None else self._require_target(Path(save_dir))
+        target = require_target(save_dir, self.model)
         training = training or MixQTrainingConfig()
         require_lesson(task_of(self.model), training)
-        plan = self._open_plan(plan)
+        plan = open_plan(plan, self.model)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         if training.distillation < 1:  # then labels have to be the model's
             images = open_images(images, self.model, self.processor, "evaluation")
         images = watch(images)
         calibration = self.selection.calibration(images, config)
-        chosen = self.plan if plan is None else self._read_plan(plan, config, calibration)
+        chosen = self.plan if plan is None else settle_plan(plan, self.model, config, calibration)
         held: list[Batch] = []
         if evaluation is not None:
             self.selection.training(images)
@@ -232,7 +217,7 @@ class MixQQuantizer(OptimumQuantizer):
         chosen = chosen or self._choose(images, calibration, config, target).plan
         quantized, history = train_model(
             self.model, chosen, calibration, images, config, training, held,
-            None if target is None else work_folder(target), trackers, _name_of(dataset),
+            None if target is None else work_folder(target), trackers, name_of(dataset),
         )  # fmt: skip
         self.selection.training(images)
         return self._finish(quantized, chosen, target, history)
@@ -278,9 +263,7 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> BitPlan:
         """Return the best plan within the configuration's budget, from what was measured; nothing is run."""
         config = config or MixQConfig()
-        costs = measure_costs(
-            self.model, config.arithmetic, config.stem_and_head_bits, sensitivity.image_size, config.softmax
-        )
+        costs = measure_costs(self.model, config.calibration, sensitivity.image_size)
         plan = best_plan(relevance, sensitivity, costs, config.budget)
         return add_certainty(plan, relevance, sensitivity, costs, config.budget)
 
@@ -306,7 +289,7 @@ class MixQQuantizer(OptimumQuantizer):
         batches = self._evaluation_images(dataset, split, samples, batch_size)
         scores = score_together(models, batches)
         self.selection.tell(batches)
-        found = compare(models, scores, batches, _name_of(dataset) or "own images", split)
+        found = compare(models, scores, batches, name_of(dataset) or "own images", split)
         self.result = dataclasses.replace(result, comparison=found.with_times_of(result.comparison))
         return scores
 
@@ -332,7 +315,7 @@ class MixQQuantizer(OptimumQuantizer):
         batches = self._evaluation_images(dataset, split, samples, config.batch_size)
         subject = Subject(self.model, result.model, result.plan, config, self.relevance, self.sensitivity)
         with threads_for(self.model):
-            report = build_report(subject, calibration, batches, _name_of(dataset) or "own images", split, frontier)
+            report = build_report(subject, calibration, batches, name_of(dataset) or "own images", split, frontier)
         self.selection.tell(batches)
         self.result = dataclasses.replace(result, comparison=report.comparison)
         save_report(report, save_dir)
@@ -380,38 +363,13 @@ class MixQQuantizer(OptimumQuantizer):
     ) -> PreTrainedModel:
         """Take the quantized model with all that belongs to it, and save it."""
         self.result = Quantized(quantized, plan, tuple(history))
-        if target is not None and _is_main_process():
-            with appearing_folder(target) as folder:
-                self.save_pretrained(folder, target.name)
-            shutil.rmtree(work_folder(target), ignore_errors=True)
+        if target is not None:
+            write_result(target, partial(self.save_pretrained, name=target.name))
         return quantized
 
     def _config_of_plan(self) -> MixQConfig:
         """Return the configuration that the quantized model was made with, else the default."""
         return MixQConfig() if self.result is None else dataclasses.replace(self.result.config, plan=None, record=None)
-
-    def _open_plan(self, plan: BitPlan | str | Path | None) -> BitPlan | str | None:
-        """Return a plan, or its name, before images are opened: one in a file is read, and has to fit the model."""
-        if plan is None or plan in ("mixed", "uniform"):
-            return plan
-        opened = plan if isinstance(plan, BitPlan) else BitPlan.load(plan)
-        opened.check_fits(describe(self.model))
-        return opened
-
-    def _read_plan(
-        self, plan: BitPlan | str | None, config: MixQConfig, calibration: Sequence[Tensor]
-    ) -> BitPlan | None:
-        """Return the plan that was given if it keeps the budget on such images, or None for one to be chosen."""
-        if plan is None or plan == "mixed":
-            return None
-        return read_plan(
-            plan,
-            describe(self.model),
-            config.budget,
-            measure_costs(
-                self.model, config.arithmetic, config.stem_and_head_bits, image_size_of(calibration), config.softmax
-            ),
-        )
 
     def _choose(
         self, images: Images, calibration: Sequence[Tensor], config: MixQConfig, target: Path | None
@@ -432,11 +390,6 @@ class MixQQuantizer(OptimumQuantizer):
         measurement, work = self.selection.measurement(images, config), make_work_folder(work)
         return Measurements(self.model, calibration, measurement, config, work, self.known, every_image)
 
-    def _require_target(self, folder: Path) -> Path:
-        """Return the folder if the packed model can be written to it, and loaded from there."""
-        require_rebuildable(self.model)
-        return require_empty(folder)
-
     def _evaluation_images(
         self, dataset: Any, split: str | None, samples: int | None, batch_size: int
     ) -> UnseenBatches:
@@ -447,15 +400,3 @@ class MixQQuantizer(OptimumQuantizer):
         if self.result is None:
             raise ValueError("There is no quantized model yet: call quantize(config, dataset=...) first.")
         return self.result
-
-
-def _is_main_process() -> bool:
-    """Return whether this process is to write: the first one under `accelerate launch`, else any."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _name_of(dataset: Any) -> str | None:
-    """Return the name of a data set, or of a folder without the path that leads to it on this machine."""
-    if not isinstance(dataset, (str, Path)):
-        return None
-    return Path(dataset).name if Path(dataset).is_absolute() else str(dataset)
