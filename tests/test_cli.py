@@ -35,6 +35,14 @@ def run(*words, **options):
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 
+def run_here(*words):
+    """Run a command in this process: the imports of another take seconds."""
+    root = ArgumentParser()
+    MixQCommand(root.add_subparsers())
+    arguments = root.parse_args(["mixq", *map(str, words)])
+    arguments.func(arguments).run()
+
+
 def test_help_names_the_commands_without_loading_torch():
     result = run("--help")
     assert result.returncode == 0
@@ -73,7 +81,7 @@ def test_quantize_then_evaluate_from_the_shell(tmp_path):
     assert "top-1 9" in result.stdout and "on 200 images (95 % interval" in result.stdout
 
 
-def test_the_embeddings_of_a_classifier_are_quantized_and_evaluated_from_the_shell(tmp_path):
+def test_the_embeddings_of_a_classifier_are_quantized_and_evaluated_from_the_shell(tmp_path, capsys):
     output, model = tmp_path / "packed", demo_model_path("vit")
     words = ["--model", model, "--dataset", demo_images_path(), "--task", "image-feature-extraction"]
     result = run("quantize", *words, "--plan", "uniform", *FEW, "--output", output)
@@ -84,8 +92,9 @@ def test_the_embeddings_of_a_classifier_are_quantized_and_evaluated_from_the_she
     )
     assert result.returncode == 0, result.stderr
     assert re.search(r"float: 3\.\d\d MB, nearest-neighbour accuracy \d\d\.\d\d % on 200 images", result.stdout)
-    result = run("evaluate", "--model", output, "--dataset", demo_images_path(), "--samples", 200)
-    assert "nearest-neighbour accuracy" in result.stdout and "on 200 images (95 % interval" in result.stdout
+    run_here("evaluate", "--model", output, "--dataset", demo_images_path(), "--samples", 200)
+    told = capsys.readouterr().out
+    assert "nearest-neighbour accuracy" in told and "on 200 images (95 % interval" in told
 
 
 def test_a_mixed_plan_keeps_its_budget_from_the_shell(tmp_path):
@@ -139,17 +148,14 @@ def test_what_a_person_can_mend_is_one_line(words, message, tmp_path, monkeypatc
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("here")
     places = {"model": demo_model_path("vit"), "images": demo_images_path(), "full": tmp_path / "full"}
-    root = ArgumentParser()
-    MixQCommand(root.add_subparsers())
-    arguments = root.parse_args(["mixq", *(word.format(**places) for word in words)])
     with pytest.raises(SystemExit) as stopped:
-        arguments.func(arguments).run()
+        run_here(*(word.format(**places) for word in words))
     told = stopped.value.code  # which Python prints, before it exits with 1
     assert told.startswith("optimum-cli mixq: ") and message in told and "\n" not in told
     assert not (tmp_path / "new").exists()
 
 
-def test_a_report_is_written_beside_the_model(tmp_path):
+def test_a_report_is_written_beside_the_model(tmp_path, monkeypatch, capsys):
     model, images = demo_model_path("vit"), demo_images_path()
     words = ("--model", model, "--dataset", images, "--output", "out", "--plan", "uniform", "--bits", "3", *FEW)
     run("quantize", *words, cwd=tmp_path, check=True)
@@ -159,12 +165,13 @@ def test_a_report_is_written_beside_the_model(tmp_path):
     assert lines[2] == "The report is out/report.html" and (tmp_path / "out" / "report.html").exists()
     assert "## Accuracy" in (tmp_path / "out" / "README.md").read_text()
     reported = json.loads((tmp_path / "out" / "report.json").read_text())["contenders"][-1]["evaluation"]["accuracy"]
-    told = run("evaluate", "--model", "out", "--dataset", images, "--samples", "100", cwd=tmp_path, check=True).stdout
-    assert f"top-1 {100 * reported:.2f} % on 100 images" in told
-    again = run("quantize", "--model", "out", "--dataset", images, "--output", "twice", cwd=tmp_path)
-    assert again.returncode == 1
-    assert "optimum-cli mixq: Expected a float model, found one that is quantized already" in again.stderr
-    lost = run("report", "--model", "out", "--dataset", images, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run_here("evaluate", "--model", "out", "--dataset", images, "--samples", "100")
+    assert f"top-1 {100 * reported:.2f} % on 100 images" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="optimum-cli mixq: Expected a float model, found one that is quantized alr"):
+        run_here("quantize", "--model", "out", "--dataset", images, "--output", "twice")
+    lost = run("report", "--model", "out", "--dataset", images)
+    assert lost.returncode == 1
     assert "out does not say which float model it was made from: name it (--float-model)" in lost.stderr
 
 
