@@ -20,8 +20,8 @@ from optimum_mixq.integration.record import write_record
 from optimum_mixq.stages.allocation.candidates import measured_bits, require_plan_exists
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.allocation.halves import add_certainty, are_images_enough
-from optimum_mixq.stages.allocation.propose import best_plans_of_averages, objectives, propose_plans
-from optimum_mixq.stages.allocation.settled import is_settled
+from optimum_mixq.stages.allocation.propose import UNIFORM, best_plans_of_averages, objectives, propose_plans
+from optimum_mixq.stages.allocation.settled import choose_nearest, is_settled
 from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
 from optimum_mixq.stages.evaluation import measure_divergences
 from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
@@ -186,11 +186,11 @@ def choose(measured: "Measurements") -> Choice:
 def compare_plans(measured: "Measurements", plans: Mapping[str, BitPlan]) -> tuple[BitPlan, PreTrainedModel]:
     """Return the plan whose packed model stays nearest to the float one on the measurement images, and that model.
 
-    It has the least KL of logits divided by the configuration's temperature. Images are taken until it is settled
-    which plan that is.
+    It has the least KL of logits divided by the configuration's temperature, which uniform bits have to have by more
+    than a standard error. Images are taken until it is settled which plan that is.
 
     # Unlike the paper: scores of single units do not say how their errors meet in the whole network. One packed model
-    # per objective costs little beside the table of sensitivities, and no plan is worse than uniform bits here.
+    # per objective costs little beside the table of sensitivities, and none is clearly worse than uniform bits here.
     """
     model, images, config = measured.model, measured.measurement_images, measured.config
     packed: dict[str, PreTrainedModel] = {}
@@ -202,9 +202,9 @@ def compare_plans(measured: "Measurements", plans: Mapping[str, BitPlan]) -> tup
             packed[name] = pack(calibrate(model, plan, measured.choosing_images, config, description))
     damages = measure_divergences(model, packed, images, config.temperature, is_settled, FIRST_CHECK)
     distances = {name: float(damages[standing[name]].mean()) for name in plans}
-    chosen = min(distances, key=lambda name: distances[name])
-    compared = {"compared": distances, "chosen": chosen, "compared_on": len(damages[standing[chosen]])}
-    return replace(plans[chosen], provenance={**plans[chosen].provenance, **compared}), packed[standing[chosen]]
+    chosen = choose_nearest(damages, UNIFORM)
+    compared = {"compared": distances, "chosen": chosen, "compared_on": len(damages[chosen])}
+    return replace(plans[chosen], provenance={**plans[chosen].provenance, **compared}), packed[chosen]
 
 
 def sweep_plans(

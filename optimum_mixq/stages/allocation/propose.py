@@ -12,6 +12,7 @@ from optimum_mixq.stages.allocation.candidates import budget_of, candidate_bits,
 
 # Exponents of relevance whose best plans are compared with that of `alpha`.
 OTHER_ALPHAS = (0.0,)
+UNIFORM = "uniform"
 WIDTHS_OF_A_SWEEP = (2, 3, 4, 5, 6)
 
 
@@ -41,7 +42,7 @@ def propose_plans(
         return plans
     uniform = dict.fromkeys(costs.macs, target_bits(options, costs))
     if not options.overrides and not options.exclude and budget_of(options, costs).allows(costs, uniform):
-        plans["uniform"] = BitPlan(uniform, {"kind": "uniform", "achieved": costs.achieved(uniform)})
+        plans[UNIFORM] = BitPlan(uniform, {"kind": "uniform", "achieved": costs.achieved(uniform)})
     return plans
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
-"""Whether more images could change which of some plans is the best in a way that matters."""
+"""Which of some plans is the best, and whether more images could change that in a way that matters."""
 
 from collections.abc import Mapping
 
@@ -10,6 +10,19 @@ from torch import Tensor
 STANDARD_ERRORS = 3
 # A plan that is worse than the best by this share of its damage is as good.
 NEGLIGIBLE = 0.02
+
+
+def choose_nearest(damages: Mapping[str, Tensor], doubted: str) -> str:
+    """Return the plan of least mean damage, or the second where the least is doubted and they are hardly apart.
+
+    `damages` holds, by plan, the damage to each of the same images (images,). The plan `doubted`, if it is among them,
+    has to be better than all others by more than the standard error of the difference.
+    """
+    first, *others = sorted(damages, key=lambda name: float(damages[name].mean()))
+    if first != doubted or not others:
+        return first
+    rise = damages[others[0]] - damages[first]
+    return first if float(rise.mean()) > _standard_error(rise) else others[0]
 
 
 def is_settled(damages: Mapping[str, Tensor]) -> bool:
