@@ -29,7 +29,8 @@ class MixQConfig(QuantizationConfigMixin):
         exclude: patterns of units that keep the most candidate bits.
         alpha: exponent of relevance in relevance^alpha x sensitivity; 1 is the paper's objective, 0 ignores relevance.
         compare: pack the best plan by `alpha`, the best by sensitivity alone, and uniform bits, and keep what stays
-            nearest to the float model on the images of sensitivity; False keeps the best plan by `alpha`.
+            nearest to the float model on the images of sensitivity, uniform bits if they are nearer by more than a
+            standard error; False keeps the best plan by `alpha`.
         score: how relevance is summed: "absolute", "signed", "mean", "gradient", or a registered score.
         relevance_stabiliser: share of absolute contributions that is added to sums whose terms may cancel; 0 is the
             rule of the reference implementation.

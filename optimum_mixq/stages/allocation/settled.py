@@ -22,7 +22,8 @@ def choose_nearest(damages: Mapping[str, Tensor], doubted: str) -> str:
     if first != doubted or not others:
         return first
     rise = damages[others[0]] - damages[first]
-    return first if float(rise.mean()) > _standard_error(rise) else others[0]
+    is_clear = len(rise) == 1 or float(rise.mean()) > _standard_error(rise)  # one image has no standard error
+    return first if is_clear else others[0]
 
 
 def is_settled(damages: Mapping[str, Tensor]) -> bool:

@@ -76,3 +76,8 @@ def test_a_doubted_plan_that_is_hardly_ahead_gives_way_and_one_that_is_clearly_a
     assert choose_nearest({"mixed": clearly, "uniform": common}, "uniform") == "uniform"
     assert choose_nearest({"mixed": common, "uniform": hardly}, "uniform") == "mixed"
     assert choose_nearest({"uniform": common}, "uniform") == "uniform"
+
+
+def test_on_one_image_the_least_damage_is_chosen():
+    damages = {"mixed": torch.tensor([0.2]), "uniform": torch.tensor([0.1])}
+    assert choose_nearest(damages, "uniform") == "uniform"
