@@ -24,7 +24,7 @@ from optimum_mixq.stages.allocation.propose import UNIFORM, best_plans_of_averag
 from optimum_mixq.stages.allocation.settled import choose_nearest, is_settled
 from optimum_mixq.stages.calibration.blocks import calibrate, calibrate_variants
 from optimum_mixq.stages.evaluation import measure_divergences
-from optimum_mixq.stages.packing import make_trainable, pack, pack_layer
+from optimum_mixq.stages.packing import make_trainable, pack, store_layer
 from optimum_mixq.stages.reconstruction.reconstruct import start_reconstruction
 from optimum_mixq.stages.relevance.measure import measure_relevance
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity
@@ -316,7 +316,7 @@ class Measurements:
         """Return the packed model at the baseline's bits, and what stands for its units at the candidates'."""
         uniform = BitPlan.uniform(self.model, self.config.baseline)
         baseline, variants = calibrate_variants(
-            self.model, uniform, self.choosing_images, self.config, candidates, pack_layer,
+            self.model, uniform, self.choosing_images, self.config, candidates, store_layer,
             "Calibrating all candidate bits" + (" again, to go on" if again else ""),
         )  # fmt: skip
         return pack(baseline), variants

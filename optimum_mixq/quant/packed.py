@@ -69,8 +69,8 @@ class PackedLinear(StoredGrids):
 
     @classmethod
     @torch.no_grad()
-    def from_quant(cls, layer: GriddedLinear) -> "PackedLinear":
-        """Return the packed layer that computes what `layer` computes."""
+    def from_quant(cls, layer: GriddedLinear, prepared: bool = True) -> "PackedLinear":
+        """Return the packed layer that computes what `layer` computes, empty if it is not to be prepared."""
         packed = cls(
             layer.in_features,
             layer.out_features,
@@ -84,7 +84,8 @@ class PackedLinear(StoredGrids):
         packed.store_grids(layer.weight_grid, layer.input_grid)
         if layer.bias is not None:
             packed.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
-        packed.prepare()
+        if prepared:
+            packed.prepare()
         return packed
 
     @property

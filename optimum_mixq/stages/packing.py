@@ -43,3 +43,8 @@ def pack_layer(layer: nn.Module) -> nn.Module:
     if isinstance(layer, LearnedAttention):
         return layer.settled()
     return PackedConv2d.from_quant(layer) if isinstance(layer, QuantConv2d) else layer
+
+
+def store_layer(layer: nn.Module) -> nn.Module:
+    """Return what `pack_layer` does, without a kernel until the first forward: for layers that may see none."""
+    return PackedLinear.from_quant(layer, prepared=False) if isinstance(layer, GriddedLinear) else pack_layer(layer)

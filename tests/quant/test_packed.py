@@ -92,6 +92,15 @@ def test_half_precision_inputs_give_half_precision_outputs(dtype):
     assert torch.allclose(output.float(), layer(rows.to(dtype).float()), rtol=0.02, atol=0.2)
 
 
+def test_a_layer_that_is_not_prepared_computes_the_same_and_is_prepared_by_its_first_forward():
+    layer, rows = quant_linear()
+    stored = PackedLinear.from_quant(layer, prepared=False)
+    assert stored._kernel is None
+    assert torch.equal(stored.dequantized_weight(), PackedLinear.from_quant(layer).dequantized_weight())
+    assert torch.equal(stored(rows), layer(rows))
+    assert stored._kernel is not None
+
+
 def test_casting_leaves_scales_alone():
     packed = PackedLinear.from_quant(quant_linear()[0])
     before = packed.input_grid.scale

@@ -8,7 +8,7 @@ turns it into integers.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -219,9 +219,8 @@ def _calibrate_layers(
     found = dict[Bits, CalibratedLayers]()
     for group in group_bits(start, [own, *others], options):
         prepared = prepare_linear(run, start, group[0], options)
-        for bits in group:
-            rounder = rounder_of(options) if bits == own else _choose_rounder(bits, own, options)
-            found[bits] = prepared.round(bits.weight, options, rounder)
+        for rounder, part in _split_by_rounder(group, own, options):
+            found |= prepared.round_to_each(part, options, rounder)
     chosen = found.pop(own)
     place(run.model, chosen.modules)
     for name, outputs in chosen.outputs():
@@ -229,14 +228,21 @@ def _calibrate_layers(
     return {bits: found[bits].modules for bits in others}
 
 
-def _choose_rounder(bits: Bits, own: Bits, options: CalibrationOptions) -> Rounder:
-    """Return what rounds a variant's weight.
+def _split_by_rounder(
+    group: Sequence[Bits], own: Bits, options: CalibrationOptions
+) -> Iterator[tuple[Rounder, list[Bits]]]:
+    """Yield rounders, and the bits that each is to round weights to; the model has its `own` bits.
 
-    Where its input alone has other bits and the weight has the most, rounding the weight costs next to nothing beside
-    rounding the input: the quick way will do.
+    Where a variant's input alone has other bits and the weight has the most, rounding the weight costs next to nothing
+    beside rounding the input: the quick way will do.
     """
-    quick = options.rounder is None and bits.weight == own.weight == LARGEST_BITS
-    return NearestRounder(options) if quick else rounder_of(options)
+    can_be_quick = options.rounder is None and own.weight == LARGEST_BITS
+    quick = [bits for bits in group if can_be_quick and bits != own and bits.weight == own.weight]
+    rest = [bits for bits in group if bits not in quick]
+    if rest:
+        yield rounder_of(options), rest
+    if quick:
+        yield NearestRounder(options), quick
 
 
 def _calibrate_matmuls(run: BlockRun, wanted: _Wanted, replay: Replay) -> Variants:

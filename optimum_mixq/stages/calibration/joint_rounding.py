@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_mixq.config import CalibrationOptions
-from optimum_mixq.quant.arithmetics import arithmetic_of
+from optimum_mixq.quant.arithmetics import Arithmetic, arithmetic_of
 from optimum_mixq.quant.grids import UniformGrid, round_to_codes
 from optimum_mixq.quant.layers import QuantLinear
 from optimum_mixq.stages.calibration.rounders import Rounder
@@ -27,17 +27,34 @@ class CorrectedLayers:
 
     def round(self, bits: int, options: CalibrationOptions, rounder: Rounder) -> list[QuantLinear]:
         """Return the layers with rounded weights."""
-        statistics, bias = self.statistics, self.bias
+        return self.round_to_each([bits], options, rounder)[bits]
+
+    def round_to_each(
+        self, widths: Sequence[int], options: CalibrationOptions, rounder: Rounder
+    ) -> dict[int, list[QuantLinear]]:
+        """Return the layers with weights rounded to each of the widths."""
+        alike, arithmetic = dict[str, list[int]](), arithmetic_of(options.arithmetic)
+        for bits in widths:
+            alike.setdefault(arithmetic.of_layer(bits).name, []).append(bits)
+        parts = (self._round(arithmetic.of_layer(part[0]), part, options, rounder) for part in alike.values())
+        return {bits: layers for part in parts for bits, layers in part.items()}
+
+    def _round(
+        self, arithmetic: Arithmetic, widths: Sequence[int], options: CalibrationOptions, rounder: Rounder
+    ) -> dict[int, list[QuantLinear]]:
+        statistics = self.statistics
         # The bias takes up a rounding error's mean, so only its variance has to be kept small.
-        moment = statistics.second_moment if bias is None else statistics.covariance
+        moment = statistics.second_moment if self.bias is None else statistics.covariance
         scale = self.grid.scale.expand(self.weight.shape[1])
-        arithmetic = arithmetic_of(options.arithmetic).of_layer(bits)
         gridded, moment = arithmetic.to_grid(self.weight, scale), arithmetic.moments_on_grid(moment, scale)
-        rounded = rounder.round(gridded, bits, moment)
-        if bias is not None:
-            bias = bias + arithmetic.from_grid(gridded - rounded.values, scale) @ statistics.mean
-        weight = arithmetic.from_grid(rounded.values, scale)
-        return _split(self.layers, weight, bias, rounded.grid, self.grid, options.arithmetic)
+        found = dict[int, list[QuantLinear]]()
+        for bits, rounded in zip(widths, rounder.round_to_each(gridded, widths, moment), strict=True):
+            bias = self.bias
+            if bias is not None:
+                bias = bias + arithmetic.from_grid(gridded - rounded.values, scale) @ statistics.mean
+            weight = arithmetic.from_grid(rounded.values, scale)
+            found[bits] = _split(self.layers, weight, bias, rounded.grid, self.grid, options.arithmetic)
+        return found
 
 
 def correct_layers(

@@ -2,7 +2,7 @@
 """Calibrates the linear layers of one unit; the model itself is left as it is."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,9 +64,15 @@ class PreparedLayers:
     folded: dict[str, nn.Module]  # the LayerNorm before them, if scales were folded into it
     inputs: list[Tensor]  # what the layers read, batch by batch
 
-    def round(self, weight_bits: int, options: CalibrationOptions, rounder: Rounder) -> CalibratedLayers:
-        layers = self.corrected.round(weight_bits, options, rounder)
-        return CalibratedLayers(dict(zip(self.names, layers, strict=True)) | self.folded, self.inputs)
+    def round_to_each(
+        self, wanted: Sequence[Bits], options: CalibrationOptions, rounder: Rounder
+    ) -> dict[Bits, CalibratedLayers]:
+        """Return the layers at each of the wanted bits, all of which the input's grid suits."""
+        found = self.corrected.round_to_each([bits.weight for bits in wanted], options, rounder)
+        return {bits: CalibratedLayers(self._named(found[bits.weight]), self.inputs) for bits in wanted}
+
+    def _named(self, layers: Sequence[nn.Module]) -> dict[str, nn.Module]:
+        return dict(zip(self.names, layers, strict=True)) | self.folded
 
 
 def start_linear(

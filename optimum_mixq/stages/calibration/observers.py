@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from optimum_mixq.kernels import OPERAND_BITS
-from optimum_mixq.quant.grids import UniformGrid, fake_quantize, require_finite, symmetric_grid, uniform_grid
+from optimum_mixq.quant.codes import CACHED_NUMBERS
+from optimum_mixq.quant.grids import UniformGrid, require_finite, symmetric_grid, uniform_grid
 
 
 # Share of the observed range that a searched grid may keep, per end.
@@ -116,18 +117,16 @@ def searched_grid(observation: Observation, bits: int) -> UniformGrid:
     """
     low, high = observation.low, observation.high
     centre = _centre(low, high)
+    ratios = low.new_tensor(CLIP_RATIOS + WIDER_RATIOS)[:, None]  # (R, 1)
     for end, sign in (("high", 1), ("low", -1)):
-        best = low if end == "low" else high
-        best_error = torch.full_like(best, torch.inf)
+        candidates = centre + ratios * ((low if end == "low" else high) - centre)  # (R, C)
+        grids = uniform_grid(candidates if end == "low" else low, high if end == "low" else candidates, bits)
+        grid_of_each = map(UniformGrid, grids.scale, grids.zero_point, [bits] * len(ratios))
+        errors = torch.stack([_squared_error(observation, grid) for grid in grid_of_each])
         tail = _fit_tail(observation.extremes if end == "high" else -observation.extremes.flip(0))
-        for ratio in CLIP_RATIOS + WIDER_RATIOS:
-            candidate = centre + ratio * ((low if end == "low" else high) - centre)
-            grid = uniform_grid(candidate if end == "low" else low, high if end == "low" else candidate, bits)
-            error = _squared_error(observation, grid)
-            if ratio >= 1:
-                error = error + tail.loss_beyond(sign * candidate)
-            best = torch.where(error < best_error, candidate, best)
-            best_error = torch.minimum(error, best_error)
+        # Where something is clipped the law may say infinity.
+        errors = errors + torch.where(ratios >= 1, tail.loss_beyond(sign * candidates), 0.0)
+        best = candidates.gather(0, errors.argmin(0, keepdim=True))[0]
         low, high = (best, high) if end == "low" else (low, best)
     return uniform_grid(low, high, bits)
 
@@ -187,11 +186,11 @@ def searched_weight_grid(weight: Tensor, bits: int, column_weight: Tensor | None
     if bits == OPERAND_BITS:
         return minmax_weight_grid(weight, bits)
     low, high = _row_ends(weight)
+    column_weight = weight.new_ones(weight.shape[1]) if column_weight is None else column_weight
     best_ratio, best_error = torch.ones_like(low), torch.full_like(low, torch.inf)
     for ratio in CLIP_RATIOS:
         grid = uniform_grid(low * ratio, high * ratio, bits)
-        difference = (fake_quantize(weight, grid) - weight).square()
-        error = difference.sum(1, keepdim=True) if column_weight is None else (difference @ column_weight)[:, None]
+        error = _row_errors(weight, grid, column_weight)
         best_ratio = torch.where(error < best_error, torch.full_like(best_ratio, ratio), best_ratio)
         best_error = torch.minimum(error, best_error)
     return uniform_grid(low * best_ratio, high * best_ratio, bits)
@@ -204,8 +203,31 @@ def _row_ends(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _squared_error(observation: Observation, grid: UniformGrid) -> Tensor:
     """Return (C,): what rounding and clipping do to the stream, as a sum of squares."""
-    difference = fake_quantize(observation.values, grid) - observation.values
-    return difference.square_().mul_(observation.counts).sum(0)
+    total, rows = torch.zeros_like(grid.scale), _cached_rows(observation.values)
+    for values, counts in zip(observation.values.split(rows), observation.counts.split(rows), strict=True):
+        total += _steps_off(values, grid).square_().mul_(counts).sum(0)
+    return total * grid.scale.square()
+
+
+def _row_errors(weight: Tensor, grid: UniformGrid, column_weight: Tensor) -> Tensor:
+    """Return (out, 1): what rounding and clipping do to a weight's rows (out, in), as weighted sums of squares."""
+    errors, rows = [], _cached_rows(weight)
+    for start in range(0, len(weight), rows):
+        part = slice(start, start + rows)
+        own = UniformGrid(grid.scale[part], grid.zero_point[part], grid.bits)
+        errors.append(_steps_off(weight[part], own).square_() @ column_weight)
+    return torch.cat(errors)[:, None] * grid.scale.square()
+
+
+def _steps_off(values: Tensor, grid: UniformGrid) -> Tensor:
+    """Return how far the grid's values are from `values`, in steps."""
+    exact = torch.addcmul(grid.zero_point + 0.5, values, 1 / grid.scale)
+    return exact.floor().clamp_(0, grid.largest_code).sub_(exact).add_(0.5)
+
+
+def _cached_rows(values: Tensor) -> int:
+    """Return the number of rows to work on at once, so that what is made from them stays in the cache."""
+    return max(1, CACHED_NUMBERS // values.shape[-1]) if values.is_cpu else len(values)
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,14 @@ def test_a_searched_grid_loses_less_than_minimum_and_maximum():
         assert searched <= plain
 
 
+def test_a_search_where_the_largest_values_are_all_the_same_loses_no_more_than_minimum_and_maximum():
+    rows = gelu_rows().clamp(max=0.2)  # so that the law of values beyond has no width
+    observation = observe(rows)
+    searched, plain = searched_grid(observation, 3), minmax_grid(observation, 3)
+    lost, before = ((fake_quantize(rows, grid) - rows).square().sum(0) for grid in (searched, plain))
+    assert (lost <= before * (1 + 1e-6)).all()
+
+
 @pytest.mark.parametrize("distribution", [torch.distributions.Laplace(0.0, 1.0), torch.distributions.Normal(0.0, 1.0)])
 def test_with_8_bits_a_searched_range_leaves_room_for_values_that_were_not_seen(distribution):
     torch.manual_seed(0)

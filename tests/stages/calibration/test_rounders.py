@@ -70,6 +70,16 @@ def test_compensation_costs_the_output_less_than_nearest_values():
     assert cost(weight - compensated.values, moment) < 0.7 * cost(weight - nearest.values, moment)
 
 
+@pytest.mark.parametrize("name", ["compensated", "nearest"])
+def test_a_weight_rounded_to_several_widths_is_what_each_width_gives_alone(name):
+    weight, moment = problem()
+    rounder = rounder_of(options(rounder=name))
+    for bits, together in zip((2, 4, 8), rounder.round_to_each(weight, (2, 4, 8), moment), strict=True):
+        alone = rounder.round(weight, bits, moment)
+        assert together.grid.bits == bits and torch.equal(together.grid.scale, alone.grid.scale)
+        torch.testing.assert_close(together.values, alone.values)
+
+
 class Downwards(Rounder):
     """Each number gets the grid's next smaller value."""
 

@@ -53,7 +53,16 @@ def test_compensated_rounding_is_that_of_the_paper():
     moment = moments_of(x, x @ weight.T).second_moment
     grid = searched_weight_grid(weight, 3)
     for block in (4, 128):
-        rounded = round_compensated(weight, grid, moment, damping=0.01, block=block)
+        (rounded,) = round_compensated(weight, [grid], moment, damping=0.01, block=block)
+        assert torch.allclose(rounded, slow_round_compensated(weight, grid, moment, 0.01))
+
+
+def test_grids_rounded_together_are_what_each_is_alone():
+    x, weight, _ = problem()
+    moment = moments_of(x, x @ weight.T).second_moment
+    grids = [searched_weight_grid(weight, bits) for bits in (2, 3, 5)]
+    together = round_compensated(weight, grids, moment, block=4)
+    for grid, rounded in zip(grids, together, strict=True):
         assert torch.allclose(rounded, slow_round_compensated(weight, grid, moment, 0.01))
 
 
@@ -62,7 +71,7 @@ def test_compensated_rounding_lies_on_the_grid_and_beats_rounding_to_nearest(bit
     x, weight, _ = problem()
     moment = moments_of(x, x @ weight.T).second_moment
     grid = searched_weight_grid(weight, bits)
-    rounded = round_compensated(weight, grid, moment)
+    (rounded,) = round_compensated(weight, [grid], moment)
     assert torch.equal(fake_quantize(rounded, grid), rounded)
     error, nearest = (
         ((candidate - weight) @ x.T).square().sum() for candidate in (rounded, fake_quantize(weight, grid))
@@ -105,4 +114,4 @@ def test_inputs_that_are_always_zero_do_no_harm():
     x[:, 4] = x[:, 5]
     moments = moments_of(x, x @ weight.T + bias)
     grid = searched_weight_grid(weight, 4)
-    assert torch.isfinite(round_compensated(weight, grid, moments.second_moment)).all()
+    assert torch.isfinite(round_compensated(weight, [grid], moments.second_moment)[0]).all()

@@ -2,6 +2,7 @@
 """What a rounder answers, and which one a configuration asks for."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
 
@@ -49,6 +50,10 @@ class Rounder(ABC):
         costs the layer's output trace(e moment e^T). They are taken about the mean if the layer has a bias, since the
         bias then absorbs the error's mean.
         """
+
+    def round_to_each(self, weight: Tensor, widths: Sequence[int], moment: Tensor) -> list[RoundedWeight]:
+        """Return what `round` returns for each of the widths; a rounder may share work between them."""
+        return [self.round(weight, bits, moment) for bits in widths]
 
     def choose_grid(self, weight: Tensor, bits: int, moment: Tensor) -> UniformGrid:
         """Return a grid (O, 1) for the weight: searched if the options ask for it, else from minimum to maximum."""

@@ -1,6 +1,8 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Rounding column by column, later columns making up for earlier ones."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from optimum_mixq.stages.calibration.rounders.base import RoundedWeight, Rounder, register_rounder
@@ -14,5 +16,8 @@ class CompensatedRounder(Rounder):
     name = "compensated"
 
     def round(self, weight: Tensor, bits: int, moment: Tensor) -> RoundedWeight:
-        grid = self.choose_grid(weight, bits, moment)
-        return RoundedWeight(round_compensated(weight, grid, moment), grid)
+        return self.round_to_each(weight, [bits], moment)[0]
+
+    def round_to_each(self, weight: Tensor, widths: Sequence[int], moment: Tensor) -> list[RoundedWeight]:
+        grids = [self.choose_grid(weight, bits, moment) for bits in widths]
+        return list(map(RoundedWeight, round_compensated(weight, grids, moment), grids))
