@@ -117,15 +117,17 @@ def searched_grid(observation: Observation, bits: int) -> UniformGrid:
     """
     low, high = observation.low, observation.high
     centre = _centre(low, high)
-    ratios = low.new_tensor(CLIP_RATIOS + WIDER_RATIOS)[:, None]  # (R, 1)
+    ratios = CLIP_RATIOS + WIDER_RATIOS
     for end, sign in (("high", 1), ("low", -1)):
-        candidates = centre + ratios * ((low if end == "low" else high) - centre)  # (R, C)
+        whole = low if end == "low" else high
+        candidates = torch.stack([centre + ratio * (whole - centre) for ratio in ratios])  # (R, C)
         grids = uniform_grid(candidates if end == "low" else low, high if end == "low" else candidates, bits)
-        grid_of_each = map(UniformGrid, grids.scale, grids.zero_point, [bits] * len(ratios))
-        errors = torch.stack([_squared_error(observation, grid) for grid in grid_of_each])
         tail = _fit_tail(observation.extremes if end == "high" else -observation.extremes.flip(0))
-        # Where something is clipped the law may say infinity.
-        errors = errors + torch.where(ratios >= 1, tail.loss_beyond(sign * candidates), 0.0)
+        losses = []
+        for ratio, candidate, scale, zero_point in zip(ratios, candidates, grids.scale, grids.zero_point, strict=True):
+            loss = _squared_error(observation, UniformGrid(scale, zero_point, bits))
+            losses.append(loss + tail.loss_beyond(sign * candidate) if ratio >= 1 else loss)
+        errors = torch.stack(losses)
         best = candidates.gather(0, errors.argmin(0, keepdim=True))[0]
         low, high = (best, high) if end == "low" else (low, best)
     return uniform_grid(low, high, bits)
