@@ -46,5 +46,5 @@ def pack_layer(layer: nn.Module) -> nn.Module:
 
 
 def store_layer(layer: nn.Module) -> nn.Module:
-    """Return what `pack_layer` does, without a kernel until the first forward: for layers that may see none."""
+    """Return what `pack_layer` returns, without a kernel until its first forward: it may never run."""
     return PackedLinear.from_quant(layer, prepared=False) if isinstance(layer, GriddedLinear) else pack_layer(layer)

@@ -127,8 +127,7 @@ def searched_grid(observation: Observation, bits: int) -> UniformGrid:
         for ratio, candidate, scale, zero_point in zip(ratios, candidates, grids.scale, grids.zero_point, strict=True):
             loss = _squared_error(observation, UniformGrid(scale, zero_point, bits))
             losses.append(loss + tail.loss_beyond(sign * candidate) if ratio >= 1 else loss)
-        errors = torch.stack(losses)
-        best = candidates.gather(0, errors.argmin(0, keepdim=True))[0]
+        best = candidates.gather(0, torch.stack(losses).argmin(0, keepdim=True))[0]
         low, high = (best, high) if end == "low" else (low, best)
     return uniform_grid(low, high, bits)
 

@@ -117,7 +117,8 @@ def round_compensated(
             error = exact[column].sub_(value.add_(0.5).floor_().clamp_(zero, largest))
             carried[start:column].addr_(factor[column, start:column], error)
         carried[:start].addmm_(factor[start:end, :start].T, exact[start:end])  # by now `exact` holds errors
-    codes = torch.empty_like(rounded.T, memory_format=torch.contiguous_format)  # a layer keeps its weight as it lies
+    # Contiguous, as weights are that were saved and loaded: products of others are summed in another order.
+    codes = torch.empty_like(rounded.T, memory_format=torch.contiguous_format)
     codes[:, order] = rounded.T
     parts = codes.split(len(weight))
     return [(part - grid.zero_point) * grid.scale for part, grid in zip(parts, grids, strict=True)]

@@ -50,6 +50,20 @@ def test_layers_rounded_together_are_what_each_is_when_rounded_alone(arithmetic,
 
 @pytest.mark.parametrize("arithmetic", ["column", "folded"])
 @torch.no_grad()
+def test_layers_rounded_to_several_widths_are_what_each_width_gives_alone(arithmetic):
+    layers, grid, inputs = problem()
+    options = MixQConfig(arithmetic=arithmetic).calibration
+    corrected, rounder = correct_layers(layers, grid, inputs, outputs_of(layers, inputs), options), rounder_of(options)
+    together = corrected.round_to_each((3, 8, 5), options, rounder)  # 8 bits may have an arithmetic of their own
+    for bits, found in together.items():
+        for joint, alone in zip(found, corrected.round(bits, options, rounder), strict=True):
+            assert joint.arithmetic.name == alone.arithmetic.name and joint.weight_bits == bits
+            torch.testing.assert_close(joint.weight, alone.weight)
+            torch.testing.assert_close(joint.bias, alone.bias)
+
+
+@pytest.mark.parametrize("arithmetic", ["column", "folded"])
+@torch.no_grad()
 def test_rounded_layers_come_nearer_to_the_float_output_than_nearest_codes(arithmetic):
     layers, grid, inputs = problem(bits=8)  # so that it is the weights' rounding that shows
     targets = outputs_of(layers, inputs)
