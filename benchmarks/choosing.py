@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 
 from optimum_mixq import MixQConfig
 from optimum_mixq.images.batches import Batch
-from optimum_mixq.pipeline import Measurements, compare_plans
+from optimum_mixq.measurements import Measurements
+from optimum_mixq.pipeline import compare_plans
 from optimum_mixq.stages.allocation.propose import propose_plans
 from optimum_mixq.stages.evaluation import measure_logits
 

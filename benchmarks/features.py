@@ -22,7 +22,8 @@ from optimum_mixq import DEMO_MODELS, demo_model_path
 from optimum_mixq.artifacts import BitPlan, Known
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
-from optimum_mixq.pipeline import Measurements, choose, quantize_model
+from optimum_mixq.measurements import Measurements
+from optimum_mixq.pipeline import choose, quantize_model
 from optimum_mixq.stages.evaluation import score
 from optimum_mixq.tasks import task_of
 from optimum_mixq.tasks.loading import load_model

@@ -26,7 +26,8 @@ from optimum_mixq import DEMO_MODELS
 from optimum_mixq.artifacts import BitPlan, Known, UnitCosts
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
-from optimum_mixq.pipeline import Measurements, choose, quantize_model
+from optimum_mixq.measurements import Measurements
+from optimum_mixq.pipeline import choose, quantize_model
 from optimum_mixq.stages.allocation.candidates import budget_of, candidate_bits, measured_bits
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.calibration.blocks import calibrate_variants

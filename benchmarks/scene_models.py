@@ -25,7 +25,8 @@ from optimum_mixq.artifacts import BitPlan, Known
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.images.sources import open_images
-from optimum_mixq.pipeline import Measurements, choose, finish_choice, quantize_model
+from optimum_mixq.measurements import Measurements
+from optimum_mixq.pipeline import choose, finish_choice, quantize_model
 from optimum_mixq.reporting.compare import Tally
 from optimum_mixq.stages.evaluation import run_together
 from optimum_mixq.tasks import task_of

@@ -34,7 +34,8 @@ from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import BitPlan, LayerRelevance, SensitivityTable
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
-from optimum_mixq.pipeline import Measurements, quantize_model
+from optimum_mixq.measurements import Measurements
+from optimum_mixq.pipeline import quantize_model
 from optimum_mixq.stages.allocation.propose import best_plan
 from optimum_mixq.stages.relevance.measure import IMAGES_AT_ONCE, measure_shares
 from optimum_mixq.stages.relevance.scores import require_score

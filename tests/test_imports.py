@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 # docs/pipeline.md, "The rooms", has the same list. Each room imports only from those before it.
 ROOMS = (
     "utils", "kernels", "quant", "config", "architectures", "artifacts", "images", "tasks", "stages", "integration",
-    "pipeline", "export", "reporting", "quantizer", "demo", "cli",
+    "measurements", "pipeline", "export", "reporting", "quantizer", "demo", "cli",
 )  # fmt: skip
 # What is imported only when it is asked for: the configuration checks names that higher rooms register.
 ASKED_LATE = {

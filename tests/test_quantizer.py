@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
-from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, MixQTrainingConfig, pipeline
+from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer, MixQTrainingConfig, measurements
 from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.sensitivity.swapping import _Measurement
 from optimum_mixq.stages.training.loop import _Training
@@ -61,8 +61,8 @@ def test_what_was_measured_is_used_again_for_another_budget_and_not_for_another_
     relevance, sensitivity = quantizer.measure_relevance(pixels, wide), quantizer.measure_sensitivity(pixels, wide)
     expected = MixQQuantizer.from_pretrained(vit).quantize(SMALL, pixels).state_dict()
     calls = []
-    original = pipeline.measure_sensitivity
-    monkeypatch.setattr(pipeline, "measure_sensitivity", lambda *a: calls.append(1) or original(*a))
+    original = measurements.measure_sensitivity
+    monkeypatch.setattr(measurements, "measure_sensitivity", lambda *a: calls.append(1) or original(*a))
     packed = quantizer.quantize(SMALL, pixels, tmp_path / "out")
     assert calls == [] and quantizer.sensitivity is sensitivity and quantizer.relevance is relevance
     assert all(torch.equal(tensor, expected[name]) for name, tensor in packed.state_dict().items())
@@ -107,7 +107,7 @@ def test_measurements_that_fit_are_used_without_a_word(vit, tmp_path, caplog):
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(vit, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "measure_relevance", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measurements, "measure_relevance", lambda *_: pytest.fail("measured"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match=r"file cannot be written \(it is a file\)\. Choose another folder"):
         MixQQuantizer.from_pretrained(vit).quantize(SMALL, random_pixels(vit, 12), tmp_path / "file" / "out")
@@ -137,8 +137,8 @@ def test_a_budget_in_megabytes_is_kept_by_the_saved_file(vit, tmp_path):
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_measured(vit, changes, message, monkeypatch):
-    monkeypatch.setattr(pipeline, "measure_relevance", lambda *_: pytest.fail("something was measured"))
-    monkeypatch.setattr(pipeline, "calibrate_variants", lambda *_: pytest.fail("something was calibrated"))
+    monkeypatch.setattr(measurements, "measure_relevance", lambda *_: pytest.fail("something was measured"))
+    monkeypatch.setattr(measurements, "calibrate_variants", lambda *_: pytest.fail("something was calibrated"))
     with pytest.raises(ValueError, match=message):
         MixQQuantizer.from_pretrained(vit).quantize(dataclasses.replace(SMALL, **changes), random_pixels(vit, 12))
 

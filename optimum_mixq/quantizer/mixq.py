@@ -23,7 +23,8 @@ from optimum_mixq.export import Exported, export_model
 from optimum_mixq.images.batches import Batch, Images
 from optimum_mixq.images.selection import Selection, UnseenBatches, watch
 from optimum_mixq.images.sources import open_images
-from optimum_mixq.pipeline import Choice, Measurements, choose, finish_choice, quantize_model, sweep_plans, train_model
+from optimum_mixq.measurements import Measurements
+from optimum_mixq.pipeline import Choice, choose, finish_choice, quantize_model, sweep_plans, train_model
 from optimum_mixq.quantizer.given import (
     name_of,
     open_float_model,
