@@ -6,7 +6,7 @@
 
 It is all of `choose_plan` at 4 bits with 256 images at hand. "Forwards" are those of the float model on all of them.
 The models at 224 pixels have random weights: only time and memory are read off there. With the measured table they
-would take hours, so that it is measured on 1 and on 3 images, and goes on in a straight line to 256.
+would take hours, so that it is measured on 1 and on 9 images, and goes on in a straight line to 256.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
     for model in [] if arguments.table else arguments.models:
         write_result(FILE, run(model, "gradient", IMAGES, arguments))
         if arguments.before:
-            few = (IMAGES,) if model in BENCH_MODELS else (1, 3)
+            few = (IMAGES,) if model in BENCH_MODELS else (1, 9)
             for images in few:
                 write_result(FILE, run(model, "measured", images, arguments))
     print(table())

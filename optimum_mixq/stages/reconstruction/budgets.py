@@ -22,7 +22,7 @@ class Budget:
     other_rate: float = 1e-3  # of biases and LayerNorms, in shares of their root mean square
 
 
-BUDGETS = {"light": Budget(iterations=0), "full": Budget(iterations=300)}
+BUDGETS = {"light": Budget(iterations=0), "full": Budget(iterations=100)}
 
 
 def budget_names() -> tuple[str, ...]:
