@@ -91,8 +91,7 @@ def summary_table() -> str:
     compiled = multiples("ViT-B/16", 1, "mixq mixed 3-6 compiled")
     told = (
         f"Accuracy: top-1 %, mean of three calibration seeds, on {rows[0]['images']} images for the shipped models "
-        f"and {rows[3]['images']} for the others; the mixed bits of ViT-S/14, Tiny-ImageNet, were chosen from the "
-        f"measured table. Speed: multiples of bfloat16 eager (in brackets: of float32 eager) "
+        f"and {rows[3]['images']} for the others. Speed: multiples of bfloat16 eager (in brackets: of float32 eager) "
         f"of a plan of 3 to 6 bits in eager mode; `torch.compile` takes ViT-B/16 to {compiled} for 1 image. "
         f"Measured on {machines_of(1)}. Empty cells were not measured."
     )
@@ -102,20 +101,13 @@ def summary_table() -> str:
 def mean_accuracies(model: str) -> list[float]:
     """Return top-1 of uniform and mixed 4 bits, then of uniform and mixed 3 bits."""
     rows = [row for row in read_results("mixed_precision.jsonl") if row["model"] == model and not row["decide"]]
-    method = chosen_by(rows)
     accuracies = []
     for target in (4, 3):
-        for plan, wanted in (("uniform", "measured"), ("default", method)):
+        for plan, wanted in (("uniform", "measured"), ("default", "gradient")):
             own = [row for row in rows if (row["target"], row["plan"]) == (target, plan)]
             own = [row["top1"] for row in own if row.get("sensitivity", "measured") == wanted]
             accuracies.append(statistics.mean(own))
     return accuracies
-
-
-def chosen_by(rows: list[dict[str, Any]]) -> str:
-    """Return by which sensitivity a model's default bits were chosen in all three seeds."""
-    by_gradient = {(r["target"], r["seed"]) for r in rows if r.get("sensitivity") == "gradient"}
-    return "gradient" if by_gradient >= {(target, seed) for target in (3, 4) for seed in range(3)} else "measured"
 
 
 def speeds(model: str) -> str:

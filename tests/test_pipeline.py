@@ -35,9 +35,7 @@ def count_calls(monkeypatch, module, name, calls):
 def test_a_plan_is_chosen_from_one_blank_image_and_one_digest_of_weights_and_images(monkeypatch):
     model, calls = make_model("vit"), []
     count_calls(monkeypatch, costs, "blank_images", calls)
-    monkeypatch.setattr(
-        "optimum_mixq.measurements.digest_inputs", lambda *given: calls.append("digest") or {"images": ""}
-    )
+    monkeypatch.setattr(measurements, "digest_inputs", lambda *given: calls.append("digest") or {"images": ""})
     choose_plan(model, *images_of(model), CONFIG)
     assert sorted(calls) == ["blank_images", "digest"]
 
