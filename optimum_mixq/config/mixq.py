@@ -65,7 +65,8 @@ class MixQConfig(QuantizationConfigMixin):
         level: at more than 4 bits, give quiet input channels larger steps, for the integers that multiply them.
         weight_search: likewise for the weight's rows.
         correction: move each weight, in closed form, to mend what its quantized input does to its output.
-        ridge: how strongly that is held back, relative to the inputs' mean variance.
+        ridge: how strongly that is held back, relative to the inputs' mean variance; with `reconstruction`, from 32
+            images, and less with the root of how many there are.
         compensation: round weights column by column, later columns making up for earlier ones; False: to nearest.
         rounder: how weights are rounded, by name, instead of by `compensation`: "compensated", "nearest", or what was
             registered.

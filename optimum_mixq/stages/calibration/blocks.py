@@ -37,7 +37,7 @@ from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.stages.calibration.attention import AttentionOperands, calibrate_attention, run_attention
 from optimum_mixq.stages.calibration.ends import LastStates, calibrate_heads, calibrate_stem
 from optimum_mixq.stages.calibration.linear import CalibratedLayers, group_bits, prepare_linear, start_linear
-from optimum_mixq.stages.calibration.residuals import mend_residuals
+from optimum_mixq.stages.calibration.residuals import loosened, mend_residuals
 from optimum_mixq.stages.calibration.rounders import NearestRounder, Rounder, rounder_of
 from optimum_mixq.utils.bits import LARGEST_BITS, Bits
 from optimum_mixq.utils.memory import return_freed_memory
@@ -74,7 +74,8 @@ class _Wanted:
 
     plan: BitPlan
     candidates: Sequence[Bits]
-    options: CalibrationOptions
+    options: CalibrationOptions  # of the blocks
+    ends: CalibrationOptions  # of patch embedding and heads
     residual: bool
     refine: Refine | None
 
@@ -136,7 +137,9 @@ def calibrate_variants(
         quantized = copy.deepcopy(model)
         _attach_attention(quantized, architecture)
         with measuring(quantized):
-            wanted = _Wanted(plan, [Bits(*bits) for bits in candidates], config.calibration, residual, refine)
+            ends, images = config.calibration, sum(map(len, calibration_images))
+            options = loosened(ends, images) if residual else ends
+            wanted = _Wanted(plan, [Bits(*bits) for bits in candidates], options, ends, residual, refine)
             return quantized, _calibrate_blocks(model, quantized, calibration_images, wanted, convert, description)
 
 
@@ -150,7 +153,7 @@ def _calibrate_blocks(
 ) -> Variants:
     """Calibrate `quantized` in place, block after block, and return the units' variants."""
     architecture = describe(model)
-    calibrate_stem(quantized, architecture, calibration_images, wanted.options)
+    calibrate_stem(quantized, architecture, calibration_images, wanted.ends)
     hidden, float_hidden = _start(quantized, calibration_images), _start(model, calibration_images)
     held_out = () if wanted.refine is None else wanted.refine.held_out
     held, float_held = _start(quantized, held_out), _start(model, held_out)
@@ -183,7 +186,7 @@ def _calibrate_blocks(
             return_freed_memory()
             bar.update()
     states = LastStates(hidden, float_hidden)
-    calibrate_heads(quantized, model, architecture, calls, calibration_images[0][:1], states, wanted.options)
+    calibrate_heads(quantized, model, architecture, calls, calibration_images[0][:1], states, wanted.ends)
     return variants
 
 

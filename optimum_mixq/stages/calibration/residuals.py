@@ -1,12 +1,28 @@
 # Copyright 2026 The optimum-mixq authors. Licensed under the Apache License, Version 2.0.
 """Has a layer mend what the layers before it did to the hidden states that its output is added to."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from optimum_mixq.architectures.block_run import BlockRun
 from optimum_mixq.architectures.describe import Unit
+from optimum_mixq.config import CalibrationOptions
+
+
+# With so many calibration images, weights that mend what came before them are held back as all others are.
+IMAGES_OF_RIDGE = 32
+
+
+def loosened(options: CalibrationOptions, images: int) -> CalibrationOptions:
+    """Return the options with which layers mend what came before them, from so many images.
+
+    What a weight has to make up for is more than its own input's rounding, and with more images less of what they show
+    is chance: the ridge falls with the root of their number.
+    """
+    return replace(options, ridge=options.ridge * math.sqrt(IMAGES_OF_RIDGE / images))
 
 
 def mend_residuals(

@@ -12,7 +12,7 @@ from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.stages.calibration import blocks
 from optimum_mixq.stages.calibration.blocks import calibrate
-from optimum_mixq.stages.calibration.residuals import mend_residuals
+from optimum_mixq.stages.calibration.residuals import loosened, mend_residuals
 
 
 @torch.no_grad()
@@ -97,3 +97,19 @@ def test_a_residual_of_another_shape_is_refused_by_name(vit):
     run = BlockRun(vit, replace(block, residuals=(wrong,)), call, [hidden])
     with pytest.raises(ValueError, match=r"Expected the layer of a residual to put out what .*layernorm_after reads"):
         mend_residuals(run, block.unit("fc1"), [[torch.zeros(2, 17, 48)]], {wrong.norm: [hidden]})
+
+
+def test_weights_that_mend_are_held_back_less_with_more_images(vit, monkeypatch):
+    options = MixQConfig(ridge=0.8).calibration
+    assert [loosened(options, images).ridge for images in (32, 128, 8)] == [0.8, 0.4, 1.6]
+    plan, pixels, ridges = BitPlan.uniform(vit, 3), random_pixels(vit, 8), []
+    own = blocks._calibrate_block
+
+    def note(run, floats, wanted):
+        ridges.append((wanted.options.ridge, wanted.ends.ridge))
+        return own(run, floats, wanted)
+
+    monkeypatch.setattr(blocks, "_calibrate_block", note)
+    calibrate(vit, plan, [pixels], MixQConfig(ridge=0.8), residual=True)
+    calibrate(vit, plan, [pixels], MixQConfig(ridge=0.8))
+    assert set(ridges) == {(1.6, 0.8), (0.8, 0.8)}
