@@ -16,13 +16,13 @@ class Budget:
     """
 
     iterations: int  # with none, closed forms alone bring blocks back
-    batch_size: int = 32
+    batch_size: int = 8  # many small steps come nearer than few large ones at the same cost
     weight_rate: float = 0.03
     grid_rate: float = 1e-3
     other_rate: float = 1e-3  # of biases and LayerNorms, in shares of their root mean square
 
 
-BUDGETS = {"light": Budget(iterations=0), "full": Budget(iterations=100)}
+BUDGETS = {"light": Budget(iterations=0), "full": Budget(iterations=400)}
 
 
 def budget_names() -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
 from optimum_mixq.stages.reconstruction.budgets import Budget
 from optimum_mixq.stages.reconstruction.losses import Loss
 from optimum_mixq.stages.reconstruction.optimizer import StepAdam, find_learning
+from optimum_mixq.utils.bfloat16 import fast_products
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,11 @@ def _train(run: BlockRun, expected: Sequence[Tensor], loss: Loss, budget: Budget
         for rows in draw_batches(len(hidden), budget, generator):
             rows = rows.to(hidden.device)
             part = BlockRun(run.model, run.block, run.call, [hidden[rows]])
-            loss.measure(run.block, rows, part.outputs()[0], wanted[rows]).backward()
+            # What bfloat16 rounds away is little beside what grids of a few bits do. Each iteration has a context of
+            # its own: within one, torch keeps the parameters that it has converted (2.13).
+            with fast_products(hidden):
+                found = part.outputs()[0]
+            loss.measure(run.block, rows, found, wanted[rows]).backward()
             optimizer.step()
 
 

@@ -63,11 +63,14 @@ class Watched(Reconstruction):
         self.errors.append((before, judge(run, expected, self._loss, 0)))
 
 
-def test_blocks_come_nearer_to_the_float_model_on_the_images_that_they_learn_from(vit, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_come_nearer_to_the_float_model_on_the_images_that_they_learn_from(vit, dtype, monkeypatch):
+    # In bfloat16 they do so only where no iteration gets a bias that was converted before.
+    monkeypatch.setattr(learn, "fast_products", lambda _: torch.autocast("cpu", dtype, dtype == torch.bfloat16))
     monkeypatch.setattr(room, "Reconstruction", Watched)
     monkeypatch.setattr(Watched, "errors", [])
     monkeypatch.setattr(learn.BlockErrors, "helped", property(lambda errors: True))
-    monkeypatch.setitem(BUDGETS, "full", Budget(120, 64, 0.05, 0.003, 0.003))
+    monkeypatch.setitem(BUDGETS, "full", Budget(120, 64, 0.02, 0.003, 0.003))
     prepare(vit, BitPlan.uniform(vit, 3), [random_pixels(vit, 64)], options())
     assert len(Watched.errors) == 3
     assert all(after < 0.98 * before for before, after in Watched.errors)
