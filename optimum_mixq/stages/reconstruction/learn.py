@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from optimum_mixq.architectures.block_run import BlockRun, place
 from optimum_mixq.quant.attention import AttentionQuantizer
+from optimum_mixq.quant.bfloat16 import fast_products
 from optimum_mixq.quant.layers import QuantLinear
 from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
 from optimum_mixq.stages.reconstruction.budgets import Budget
 from optimum_mixq.stages.reconstruction.losses import Loss
 from optimum_mixq.stages.reconstruction.optimizer import StepAdam, find_learning
-from optimum_mixq.utils.bfloat16 import fast_products
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from optimum_mixq.quant.bfloat16 import dtype_of_products
 from optimum_mixq.stages.sensitivity.changes import Change, LayerChange
 from optimum_mixq.stages.sensitivity.registry import register_method
 from optimum_mixq.stages.sensitivity.traced import TracedMethod
 from optimum_mixq.stages.sensitivity.traces import Traced, UnitTrace
-from optimum_mixq.utils.bfloat16 import dtype_of_products
 from optimum_mixq.utils.bits import Bits
 
 

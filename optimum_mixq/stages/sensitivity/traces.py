@@ -23,9 +23,9 @@ from optimum_mixq.architectures.replay import (
     run_block,
 )
 from optimum_mixq.architectures.watching import watched_units
+from optimum_mixq.quant.bfloat16 import fast_products
 from optimum_mixq.quant.grids import require_finite
 from optimum_mixq.tasks import task_of
-from optimum_mixq.utils.bfloat16 import fast_products
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from optimum_mixq.architectures.describe import describe
 from optimum_mixq.architectures.watching import observed
 from optimum_mixq.artifacts import BitPlan, SensitivityTable
 from optimum_mixq.images.batches import Batch
+from optimum_mixq.quant import bfloat16
 from optimum_mixq.stages.calibration.blocks import calibrate_variants
 from optimum_mixq.stages.packing import pack, pack_layer
-from optimum_mixq.stages.sensitivity import bfloat16, gradients, traced
+from optimum_mixq.stages.sensitivity import gradients, traced
 from optimum_mixq.stages.sensitivity.changes import VariantChanges
 from optimum_mixq.stages.sensitivity.gradients import find_effects, join_effects
 from optimum_mixq.stages.sensitivity.measure import measure_sensitivity

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from optimum_mixq.utils import bfloat16
-from optimum_mixq.utils.bfloat16 import dtype_of_products
+from optimum_mixq.quant import bfloat16
+from optimum_mixq.quant.bfloat16 import dtype_of_products
 
 
 @pytest.mark.parametrize("helps", [True, False])
