@@ -78,7 +78,7 @@ def measure(name: str, method: str, images: int, bench: Path | None) -> dict[str
     forward = time_forward(model, pixels[:32]) * IMAGES / 32
     batches = [Batch(part, None, ()) for part in pixels[:images].split(32)]
     relevance_images = 64 if method == "gradient" else 256
-    config = MixQConfig(bits=4, sensitivity=method, relevance_samples=relevance_images)
+    config = MixQConfig(bits=4, sensitivity=method, relevance_samples=relevance_images, reconstruction=None)
     measured = Measurements(model, [pixels[-32:]], batches, config)
     seconds = {"forward": forward}
     relevance = timed(seconds, "relevance", lambda: measured.relevance)

@@ -268,7 +268,8 @@ def measure_attention(
 
 def calibrated(subject: Any, bits: int) -> PreTrainedModel:
     plan = BitPlan.uniform(subject.model, bits)
-    return quantize_model(subject.model, plan, subject.calibration[:128].split(32), MixQConfig(bits=bits))
+    config = MixQConfig(bits=bits, reconstruction=None)
+    return quantize_model(subject.model, plan, subject.calibration[:128].split(32), config)
 
 
 def megabytes(folder: Path) -> float:

@@ -82,7 +82,7 @@ def make(
     model: PreTrainedModel, images: Tensor, bits: int, kind: str, seed: int, known: Known | None
 ) -> tuple[PreTrainedModel, Known | None]:
     """Return a packed model, and the relevance that was measured on the way, which serves other bits too."""
-    config, calibration = MixQConfig(bits=bits, seed=seed), [images[32 * seed : 32 * seed + 32]]
+    config, calibration = MixQConfig(bits=bits, seed=seed, reconstruction=None), [images[32 * seed : 32 * seed + 32]]
     if kind == "uniform":
         return quantize_model(model, BitPlan.uniform(model, bits), calibration, config), known
     batches = [Batch(part, None, ()) for part in images[-CHOOSING_IMAGES:].split(32)]

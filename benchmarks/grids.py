@@ -134,7 +134,7 @@ def measure(subject: Subject, reference: Tensor, what: str, grid: str, bits: int
 
 def quantize_softmax(subject: Subject, images: Tensor, grid: str, bits: int) -> tuple[PreTrainedModel, list[str]]:
     """Return the packed model whose softmax has this kind of grid, and what was chosen for each attention."""
-    config = MixQConfig(bits=bits, softmax=grid)
+    config = MixQConfig(bits=bits, softmax=grid, reconstruction=None)
     packed = pack(calibrate(subject.model, BitPlan.uniform(subject.model, bits), [images], config))
     own = [module.softmax_grid for module in packed.modules() if hasattr(module, "softmax_grid")]
     chosen = [each.grid if isinstance(each, PerUnit) else each for each in own]
@@ -150,7 +150,7 @@ def quantize_gelu(subject: Subject, images: Tensor, kind: str, bits: int) -> tup
     grids = {} if kind == EXACT else choose_grids(subject.model, images, layers, kind, bits)
     # A copy keeps the hooks: in the copy that calibration makes they round, in the float model itself they do not.
     hooks = round_inputs(subject.model, grids, spared=set(subject.model.modules()))
-    calibrated = calibrate(subject.model, plan, [images], MixQConfig(bits=bits))
+    calibrated = calibrate(subject.model, plan, [images], MixQConfig(bits=bits, reconstruction=None))
     for hook in hooks:
         hook.remove()
     round_inputs(calibrated, grids)

@@ -57,7 +57,7 @@ def measure(subject: Subject, bits: int, most: int, seed: int) -> None:
     reference = logits_of(subject.model, pixels)
     for kind, part in spared_parts(subject):
         plan = sparing_plan(subject, bits, kind, part)
-        packed = quantize_model(subject.model, plan, calibration, MixQConfig(bits=bits))
+        packed = quantize_model(subject.model, plan, calibration, MixQConfig(bits=bits, reconstruction=None))
         result = score(logits_of(packed, pixels), labels, reference)
         row = {
             "model": subject.name, "bits": bits, "spared": part, "kind": kind, "seed": seed, "kl": result.kl,

@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
 def measure(subject: Subject, reference: torch.Tensor, seed: int, arguments: argparse.Namespace) -> None:
     calibration = [subject.calibration[32 * seed : 32 * seed + 32]]
     batches = [Batch(part, None, ()) for part in subject.calibration[-arguments.images :].split(32)]
-    options = {"seed": seed, "sensitivity": arguments.sensitivity}
+    options = {"seed": seed, "sensitivity": arguments.sensitivity, "reconstruction": None}
     known = None
     for target in arguments.targets:
         config = MixQConfig(bits=target, **options)
@@ -116,7 +116,8 @@ def judge_again(subject: Subject, reference: torch.Tensor, seed: int, arguments:
         if not own or earlier["target"] not in arguments.targets or earlier["plan"] not in kinds:
             continue
         plan = BitPlan({unit: Bits(*bits) for unit, bits in earlier["bits"].items()})
-        packed = quantize_model(subject.model, plan, calibration, MixQConfig(bits=earlier["target"], seed=seed))
+        config = MixQConfig(bits=earlier["target"], seed=seed, reconstruction=None)
+        packed = quantize_model(subject.model, plan, calibration, config)
         result = score(logits_of(packed, subject.evaluation), subject.labels, reference)
         row = earlier | {"top1": 100 * result.accuracy, "kl": result.kl, "images": result.images, "again": True}
         write_result(FILE, row)

@@ -82,7 +82,7 @@ def measure(subject: Subject, seed: int, arguments: argparse.Namespace) -> None:
 
     base = {"model": subject.name, "seed": seed, "images": arguments.images, "machine": machine()}
     for target in arguments.targets:
-        config = MixQConfig(bits=target, seed=seed, sensitivity="gradient")
+        config = MixQConfig(bits=target, seed=seed, sensitivity="gradient", reconstruction=None)
         costs = measure_costs(subject.model, config.calibration)
         budget, candidates = budget_of(config.budget, costs), candidate_bits(config.budget, costs)
         effects = measure_effects(subject, calibration, images, config, costs)

@@ -151,7 +151,8 @@ def measure_step(name: str, images: int = 64, repeats: int = 5) -> None:
     model = quantizer.model
     pixels = next(open_images(demo_images_path(), model, quantizer.processor).batches(range(images), images))
     plan = BitPlan.uniform(model, 2)
-    learner = make_trainable(calibrate(model, plan, [pixels.pixel_values[:32]], MixQConfig(bits=2))).train()
+    config = MixQConfig(bits=2, reconstruction=None)
+    learner = make_trainable(calibrate(model, plan, [pixels.pixel_values[:32]], config)).train()
     plain = copy.deepcopy(model).train()
     ratios = []
     for _ in range(repeats + 1):

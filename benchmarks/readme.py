@@ -59,7 +59,8 @@ def pages() -> dict[str, dict[str, Callable[[], str]]]:
             "deployment": deployment_tables.table_of_times,
             "deployment_accuracy": deployment_tables.table_of_accuracy,
             "deployment_attention": deployment_tables.table_of_attention, "choosing": choosing.table,
-            "reconstruction": reconstruction.table, "synthetic": synthetic.table, "peers": peers.table,
+            "reconstruction": reconstruction.table, "defaults": reconstruction.mixed_table,
+            "synthetic": synthetic.table, "peers": peers.table,
             "limits": limits.table, "grids": grids.table,
         },
     }  # fmt: skip
@@ -90,9 +91,10 @@ def summary_table() -> str:
         lines.append(f"| {' | '.join([NAMES.get(row['model'], row['model']), *cells, sizes, speeds(row['model'])])} |")
     compiled = multiples("ViT-B/16", 1, "mixq mixed 3-6 compiled")
     told = (
-        f"Accuracy: top-1 %, mean of three calibration seeds, on {rows[0]['images']} images for the shipped models "
-        f"and {rows[3]['images']} for the others. Speed: multiples of bfloat16 eager (in brackets: of float32 eager) "
-        f"of a plan of 3 to 6 bits in eager mode; `torch.compile` takes ViT-B/16 to {compiled} for 1 image. "
+        f"Accuracy: top-1 %, mean of three seeds that draw 256 calibration images, on {rows[0]['images']} images for "
+        f"the shipped models and {rows[3]['images']} for the others. Speed: multiples of bfloat16 eager (in brackets: "
+        "of float32 eager) of a plan of 3 to 6 bits in eager mode; `torch.compile` takes ViT-B/16 to "
+        f"{compiled} for 1 image. "
         f"Measured on {machines_of(1)}. Empty cells were not measured."
     )
     return "\n".join([*lines, "", told])
@@ -100,14 +102,7 @@ def summary_table() -> str:
 
 def mean_accuracies(model: str) -> list[float]:
     """Return top-1 of uniform and mixed 4 bits, then of uniform and mixed 3 bits."""
-    rows = [row for row in read_results("mixed_precision.jsonl") if row["model"] == model and not row["decide"]]
-    accuracies = []
-    for target in (4, 3):
-        for plan, wanted in (("uniform", "measured"), ("default", "gradient")):
-            own = [row for row in rows if (row["target"], row["plan"]) == (target, plan)]
-            own = [row["top1"] for row in own if row.get("sensitivity", "measured") == wanted]
-            accuracies.append(statistics.mean(own))
-    return accuracies
+    return [reconstruction.default_accuracy(plan, model, target) for target in (4, 3) for plan in ("uniform", "mixed")]
 
 
 def speeds(model: str) -> str:

@@ -166,7 +166,7 @@ class Run:
     def _judge(self, target: int, name: str, plan: BitPlan) -> None:
         bits = " ".join(map(str, plan.bits.values()))
         if (target, bits) not in self.known:
-            config = MixQConfig(bits=target, seed=self.seed)
+            config = MixQConfig(bits=target, seed=self.seed, reconstruction=None)
             packed = quantize_model(self.subject.model, plan, self.calibration, config)
             self.known[target, bits] = {
                 judge: self._divergence(packed, *given) for judge, given in self.judges.items()

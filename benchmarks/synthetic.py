@@ -92,7 +92,8 @@ def take_images(subject: Subject, source: str, seed: int, bench: Path | None) ->
 
 
 def measure(subject: Subject, images: torch.Tensor, bits: int, judge: Judge) -> dict[str, Any]:
-    packed = quantize_model(subject.model, BitPlan.uniform(subject.model, bits), [images], MixQConfig(bits=bits))
+    config = MixQConfig(bits=bits, reconstruction=None)
+    packed = quantize_model(subject.model, BitPlan.uniform(subject.model, bits), [images], config)
     result = score(logits_of(packed, judge.pixels), judge.labels, judge.reference)
     return {
         "model": subject.name, "bits": bits, "images": result.images,

@@ -59,7 +59,8 @@ def main() -> None:
                 for arithmetic in arguments.arithmetic:
                     for bits in arguments.bits:
                         for seed in arguments.seeds:
-                            config = MixQConfig(**{"bits": bits, "arithmetic": arithmetic, **options})
+                            plain = {"bits": bits, "arithmetic": arithmetic, "reconstruction": None}
+                            config = MixQConfig(**{**plain, **options})
                             measure(subject, reference, config, seed, variant)
     print_table()
 

@@ -187,6 +187,8 @@ def _read_config(arguments: Namespace, **given: Any) -> MixQConfig:
     """Return the configuration of the words that a command has; `given` comes before them."""
     options = {option.name for group in GROUPS if group is not SavedState for option in fields(group)}
     words = {name: value for name, value in vars(arguments).items() if name in options}
+    if words.get("reconstruction") == "none":
+        words["reconstruction"] = None
     return MixQConfig(**{**words, "overrides": dict(arguments.overrides), **given})
 
 

@@ -24,6 +24,7 @@ from optimum_mixq.stages.allocation.settled import choose_nearest, is_settled
 from optimum_mixq.stages.calibration.blocks import calibrate
 from optimum_mixq.stages.evaluation import measure_divergences
 from optimum_mixq.stages.packing import make_trainable, pack
+from optimum_mixq.stages.reconstruction.budgets import learns
 from optimum_mixq.stages.reconstruction.reconstruct import start_reconstruction
 from optimum_mixq.stages.sensitivity.registry import FIRST_CHECK
 from optimum_mixq.stages.training.config import MixQTrainingConfig
@@ -67,7 +68,7 @@ def prepare(
     learn = start_reconstruction(model, plan, calibration_images, config, work)
     images = calibration_images if learn is None else learn.images
     # Ranges, folding, rounding.
-    return calibrate(model, plan, images, config, description, config.reconstruction is not None, learn)
+    return calibrate(model, plan, images, config, description, learn)
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ def finish_choice(
 ) -> PreTrainedModel:
     """Return what `quantize_model` returns for a chosen plan; what was packed to compare it serves again.
 
-    Plans are compared without reconstruction.
+    Plans are compared without blocks that learn.
     """
-    if choice.packed is None or config.reconstruction is not None:
+    if choice.packed is None or learns(config.reconstruction):
         description = "Calibrating the chosen plan"
         return quantize_model(model, choice.plan, calibration_images, config, dataset_name, description, work)
     return attach(choice.packed, choice.plan, config, write_record(model, calibration_images, dataset_name))

@@ -84,6 +84,7 @@ WRONG_WORDS = [
       for seed in ("-1", "0.5", "x", str(2**63))),
     (f"{QUANTIZE} --arithmetic fast", "argument --arithmetic: invalid choice: 'fast'"),
     (f"{QUANTIZE} --rounder guessed", "argument --rounder: invalid choice: 'guessed'"),
+    (f"{QUANTIZE} --reconstruction heavy", "argument --reconstruction: invalid choice: 'heavy'"),
     *((f"{EVALUATE} --samples {count}", f"argument --samples: Expected a whole number from 1, found '{count}'")
       for count in ("0", "-5", "all")),
     (f"{REPORT} --samples 0", "argument --samples: Expected a whole number from 1, found '0'"),

@@ -256,6 +256,11 @@ NOTHING = "stopped; nothing was written."
             ["quantize", "--model", "{model}", "--dataset", "{images}", "--output", "new", "--plan", "uniform"],
             NOTHING,
         ),
+        (
+            "datasets",
+            "quantize --model {model} --dataset {images} --output new --plan uniform --reconstruction full".split(),
+            GOES_ON,
+        ),
         ("datasets", ["sweep", "--model", "{model}", "--dataset", "{images}", "--output", "new"], GOES_ON),
         ("torch", ["report", "--model", "{model}", "--dataset", "{images}"], NOTHING),
         ("torch", ["export", "--model", "{model}", "--to", "onnx", "--output", "new"], NOTHING),

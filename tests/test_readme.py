@@ -17,7 +17,7 @@ TABLES = {
     "docs/results.md": {
         "uniform_ptq", "ablation", "demo_models", "mixed_precision",
         "scores", "scores_bench", "stabiliser", "pairs", "halves", "relevance", "qat", "latency",
-        "deployment", "deployment_accuracy", "deployment_attention", "choosing", "reconstruction", "peers",
+        "deployment", "deployment_accuracy", "deployment_attention", "choosing", "reconstruction", "defaults", "peers",
         "synthetic", "features", "scene_models", "limits", "grids",
     },
 }  # fmt: skip

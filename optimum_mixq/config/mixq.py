@@ -65,17 +65,17 @@ class MixQConfig(QuantizationConfigMixin):
         level: at more than 4 bits, give quiet input channels larger steps, for the integers that multiply them.
         weight_search: likewise for the weight's rows.
         correction: move each weight, in closed form, to mend what its quantized input does to its output.
-        ridge: how strongly that is held back, relative to the inputs' mean variance; with `reconstruction`, from 32
-            images, and less with the root of how many there are.
+        ridge: how strongly that is held back, relative to the inputs' mean variance; in blocks that mend what those
+            before them did (`reconstruction`), from 32 images, and less with the root of how many there are.
         compensation: round weights column by column, later columns making up for earlier ones; False: to nearest.
         rounder: how weights are rounded, by name, instead of by `compensation`: "compensated", "nearest", or what was
             registered.
         clip: with "folded", clip the vectors of scales and zero points after each LayerNorm to their mean plus or
             minus this many standard deviations; "search" tries several, None clips nothing (RepQ-ViT).
         balance: even out the channels of query and key between the two, which is exact before rounding.
-        reconstruction: "light" has each block also mend what those before it did to the hidden states, in closed form,
-            and "full" has its weights and grids learn from the calibration images, which need no labels, before the
-            next block is calibrated; with None a layer mends its own error alone.
+        reconstruction: "light" has each block also mend what those before it did to the hidden states, in closed form
+            and at no further cost; "full" has its weights and grids learn from the calibration images as well, which
+            need no labels, before the next block is calibrated; with None a layer mends its own error alone.
         reconstruction_loss: what blocks learn by: "output" is the error of the block's output, "fisher" weights it by
             what each token and channel means to the logits.
         trainable: the layers hold float weights with learned grids: a model in training, filled in likewise.
@@ -106,7 +106,7 @@ class MixQConfig(QuantizationConfigMixin):
     arithmetic: str = "column"
     softmax: str = DEFAULT_SOFTMAX
     stem_and_head_bits: int = 8
-    calibration_samples: int = 128
+    calibration_samples: int = 256
     batch_size: int = 32
     seed: int = 0
     input_search: bool = True
@@ -118,7 +118,7 @@ class MixQConfig(QuantizationConfigMixin):
     rounder: str | None = None
     clip: float | Literal["search"] | None = "search"
     balance: bool = True
-    reconstruction: str | None = None
+    reconstruction: str | None = "light"
     reconstruction_loss: str = "output"
     trainable: bool = False
     plan: dict[str, Any] | None = None

@@ -13,11 +13,12 @@ from optimum_mixq.tasks import Task
 # Options that `optimum-cli mixq quantize` has words for; a test compares them with those of its parser.
 OPTIONS_WITH_WORDS = {
     "arithmetic", "batch_size", "bits", "bops", "calibration_samples", "candidate_bits", "exclude", "overrides",
-    "rounder", "seed", "sensitivity", "sensitivity_samples", "size_mb", "tie_bits",
+    "reconstruction", "rounder", "seed", "sensitivity", "sensitivity_samples", "size_mb", "tie_bits",
 }  # fmt: skip
 # Of options that are names, those that the shell knows: more may be registered from Python. A test compares them, too.
 NAMES_WITH_WORDS: dict[str, tuple[str, ...]] = {
     "arithmetic": ("column", "folded"),
+    "reconstruction": ("light", "full", "none"),
     "rounder": ("compensated", "nearest"),
     "sensitivity": ("measured", "gradient", "fisher", "hawq", "first-order"),
 }
@@ -55,7 +56,8 @@ def write_command(
 
 
 def _has_words(name: str, value: Any) -> bool:
-    return name in OPTIONS_WITH_WORDS and (name not in NAMES_WITH_WORDS or value in NAMES_WITH_WORDS[name])
+    names = NAMES_WITH_WORDS.get(name)
+    return name in OPTIONS_WITH_WORDS and (names is None or _words_of(name, value)[1] in names)
 
 
 def _words_of(name: str, value: Any) -> list[str]:

@@ -20,6 +20,7 @@ from optimum_mixq.reporting.comparison import Comparison, Contender
 from optimum_mixq.reporting.wording import describe_ends
 from optimum_mixq.stages.calibration.rounders import rounder_names
 from optimum_mixq.stages.evaluation import Evaluation
+from optimum_mixq.stages.reconstruction import budget_names
 from optimum_mixq.stages.sensitivity import method_names
 
 
@@ -108,6 +109,7 @@ def test_every_option_that_the_shell_has_a_word_for_is_in_the_command(tmp_path):
         "size_mb": 2.5, "bops": 1e9, "tie_bits": True, "overrides": {"*.fc2": 8, "*.fc1": (4, 8)},
         "exclude": ("a.*", "b.*"), "candidate_bits": (2, 4, 8), "sensitivity": "gradient",
         "arithmetic": "folded", "rounder": "nearest", "batch_size": 8, "sensitivity_samples": 64,
+        "reconstruction": None,
     }  # fmt: skip
     (command,) = (line for line in card(**changes).text.splitlines() if line.startswith("optimum-cli"))
     root = ArgumentParser()
@@ -154,5 +156,8 @@ def test_the_options_that_the_shell_has_words_for_are_those_of_its_parser():
     assert OPTIONS_WITH_WORDS == options & set(words)
     choices = {action.dest: tuple(action.choices) for action in parser._actions if action.choices}
     assert NAMES_WITH_WORDS == {name: names for name, names in choices.items() if name in options}
-    registered = {"arithmetic": arithmetic_names(), "rounder": rounder_names(), "sensitivity": method_names()}
+    registered = {
+        "arithmetic": arithmetic_names(), "reconstruction": (*budget_names(), "none"), "rounder": rounder_names(),
+        "sensitivity": method_names(),
+    }  # fmt: skip
     assert all(set(names) <= set(registered[name]) for name, names in NAMES_WITH_WORDS.items())

@@ -181,11 +181,16 @@ def _add_choice(parser: ArgumentParser) -> None:
         "--rounder", choices=["compensated", "nearest"],
         help="how weights are rounded: later columns make up for earlier ones, or to nearest (default: compensated)",
     )  # fmt: skip
+    parser.add_argument(
+        "--reconstruction", choices=["light", "full", "none"], default="light",
+        help="layers mend what those before them did, for nothing, or blocks learn as well, which takes several times "
+        f"as long as calibration and wants 512 images; or neither {DEFAULT}",
+    )  # fmt: skip
 
 
 def _add_samples(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--calibration-samples", type=parse_count, default=128, help=f"images that set the ranges, at most {DEFAULT}"
+        "--calibration-samples", type=parse_count, default=256, help=f"images that set the ranges, at most {DEFAULT}"
     )
     parser.add_argument(
         "--sensitivity-samples",
@@ -231,7 +236,9 @@ class _MixQSubcommand(BaseOptimumCLICommand):
 
 def _stopped(command: str, arguments: Namespace) -> str:
     """Return what a person who stopped a command has of it."""
-    if command in ("train", "sweep") or (command == "quantize" and arguments.plan == "mixed"):
+    if command in ("train", "sweep") or (
+        command == "quantize" and (arguments.plan == "mixed" or arguments.reconstruction == "full")
+    ):
         return "stopped. The same command goes on from what was measured."
     if command == "demo":
         return f"stopped. What was finished is in {arguments.output}."

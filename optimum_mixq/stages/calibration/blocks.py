@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from optimum_mixq.architectures import grid_attention  # noqa: F401 (importing it registers it)
 from optimum_mixq.architectures.attention import route_attention
 from optimum_mixq.architectures.block_run import BlockRun, place
-from optimum_mixq.architectures.describe import Architecture, Unit, describe, require_image_size
+from optimum_mixq.architectures.describe import Architecture, Block, Unit, describe, require_image_size
 from optimum_mixq.architectures.measuring import measuring
 from optimum_mixq.architectures.replay import (
     captured_inputs,
@@ -74,10 +74,15 @@ class _Wanted:
 
     plan: BitPlan
     candidates: Sequence[Bits]
-    options: CalibrationOptions  # of the blocks
-    ends: CalibrationOptions  # of patch embedding and heads
-    residual: bool
+    options: CalibrationOptions
+    mending: CalibrationOptions | None  # of blocks whose layers mend what came before them
     refine: Refine | None
+
+    def mends(self, block: Block) -> bool:
+        return self.mending is not None and len(block.residuals) > 0
+
+    def options_of(self, block: Block) -> CalibrationOptions:
+        return self.mending if self.mending is not None and self.mends(block) else self.options
 
 
 @dataclass(frozen=True)
@@ -94,19 +99,19 @@ def calibrate(
     calibration_images: Sequence[Tensor],
     config: MixQConfig,
     description: str = "Calibrating",
-    residual: bool = False,
     refine: Refine | None = None,
 ) -> PreTrainedModel:
     """Return a copy of `model` whose layers and attention are fake-quantized; `model` itself is left as it is.
 
     `calibration_images` are batches (B, C, H, W) as the model takes them; `description` is the progress bar's.
-    `residual` has layers also mend what the layers before them did to the hidden states that their output is added to.
-    Each block is calibrated on what those before it put out once `refine` has improved them.
+    Under the configuration's `reconstruction`, layers also mend what the layers before them did to the hidden states
+    that their output is added to. Each block is calibrated on what those before it put out once `refine` has improved
+    them.
     """
+    mend = config.reconstruction is not None
     return calibrate_variants(
-        model, plan, calibration_images, config, (), description=description, residual=residual,
-        refine=refine,
-    )[0]  # fmt: skip
+        model, plan, calibration_images, config, (), description=description, mend=mend, refine=refine
+    )[0]
 
 
 @torch.no_grad()
@@ -118,11 +123,12 @@ def calibrate_variants(
     candidates: Sequence[Bits],
     convert: Callable[[nn.Module], nn.Module] = lambda module: module,
     description: str = "Calibrating",
-    residual: bool = False,
+    mend: bool = False,
     refine: Refine | None = None,
 ) -> tuple[PreTrainedModel, Variants]:
     """Return what `calibrate` does, and each unit once more at each of the other candidate bits.
 
+    Layers mend what those before them did if `mend` says so.
     A variant is calibrated on what the units before it put out at the bits of the plan. Its modules are converted
     block by block: packed ones take a fraction of the memory.
     """
@@ -137,9 +143,9 @@ def calibrate_variants(
         quantized = copy.deepcopy(model)
         _attach_attention(quantized, architecture)
         with measuring(quantized):
-            ends, images = config.calibration, sum(map(len, calibration_images))
-            options = loosened(ends, images) if residual else ends
-            wanted = _Wanted(plan, [Bits(*bits) for bits in candidates], options, ends, residual, refine)
+            options, images = config.calibration, sum(map(len, calibration_images))
+            mending = loosened(options, images) if mend else None
+            wanted = _Wanted(plan, [Bits(*bits) for bits in candidates], options, mending, refine)
             return quantized, _calibrate_blocks(model, quantized, calibration_images, wanted, convert, description)
 
 
@@ -153,7 +159,7 @@ def _calibrate_blocks(
 ) -> Variants:
     """Calibrate `quantized` in place, block after block, and return the units' variants."""
     architecture = describe(model)
-    calibrate_stem(quantized, architecture, calibration_images, wanted.ends)
+    calibrate_stem(quantized, architecture, calibration_images, wanted.options)
     hidden, float_hidden = _start(quantized, calibration_images), _start(model, calibration_images)
     held_out = () if wanted.refine is None else wanted.refine.held_out
     held, float_held = _start(quantized, held_out), _start(model, held_out)
@@ -172,7 +178,7 @@ def _calibrate_blocks(
             )
             run = BlockRun(quantized, block, calls.blocks[block.name], hidden)
             modules = [name for unit in block.units for name in unit.modules]
-            norms = [residual.norm for residual in block.residuals] if wanted.residual else []
+            norms = [residual.norm for residual in block.residuals] if wanted.mends(block) else []
             with captured_outputs(model, modules) as outputs, captured_inputs(model, norms) as residuals:
                 float_hidden = [run_block(model, block, states, run.call) for states in float_hidden]
             found, hidden = _calibrate_block(run, _FloatBlock(outputs, residuals), wanted)
@@ -186,7 +192,7 @@ def _calibrate_blocks(
             return_freed_memory()
             bar.update()
     states = LastStates(hidden, float_hidden)
-    calibrate_heads(quantized, model, architecture, calls, calibration_images[0][:1], states, wanted.ends)
+    calibrate_heads(quantized, model, architecture, calls, calibration_images[0][:1], states, wanted.options)
     return variants
 
 
@@ -204,7 +210,7 @@ def _calibrate_block(run: BlockRun, floats: _FloatBlock, wanted: _Wanted) -> tup
         for unit in run.block.units:
             if unit.modules:
                 outputs = [floats.outputs.pop(name) for name in unit.modules]
-                if wanted.residual:
+                if wanted.mends(run.block):
                     outputs = mend_residuals(run, unit, outputs, floats.residuals)
                 variants[unit.name] = _calibrate_layers(run, unit, outputs, wanted, replay)
             elif unit.kind == "qk":  # "av" goes with it
@@ -216,7 +222,7 @@ def _calibrate_layers(
     run: BlockRun, unit: Unit, float_outputs: list[list[Tensor]], wanted: _Wanted, replay: Replay
 ) -> dict[Bits, dict[str, nn.Module]]:
     """Put a unit's layers at the plan's bits into the model, and return those at other bits."""
-    own, options = wanted.plan.bits[unit.name], wanted.options
+    own, options = wanted.plan.bits[unit.name], wanted.options_of(run.block)
     start = start_linear(run, unit, float_outputs, options)
     others = [bits for bits in wanted.candidates if bits != own]
     found = dict[Bits, CalibratedLayers]()
@@ -250,7 +256,7 @@ def _split_by_rounder(
 
 def _calibrate_matmuls(run: BlockRun, wanted: _Wanted, replay: Replay) -> Variants:
     """Put the attention at the plan's bits into the model, and return its matmuls at other bits."""
-    operands = AttentionOperands(run, wanted.options)
+    operands = AttentionOperands(run, wanted.options_of(run.block))
     qk, av = run.block.unit("qk").name, run.block.unit("av").name
     qk_bits, av_bits = wanted.plan.bits[qk][1], wanted.plan.bits[av][1]
     chosen = calibrate_attention(operands, qk_bits, av_bits)

@@ -34,3 +34,8 @@ def budget_of(name: str) -> Budget:
     """Return the budget of a name."""
     require_one_of("reconstruction", budget_names(), name)
     return BUDGETS[name]
+
+
+def learns(name: str | None) -> bool:
+    """Return whether blocks learn under a value of the option `reconstruction`."""
+    return name is not None and budget_of(name).iterations > 0

@@ -15,7 +15,7 @@ from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.images.fingerprints import digest_inputs, digest_settings, short_digest
-from optimum_mixq.stages.reconstruction.budgets import Budget, budget_of
+from optimum_mixq.stages.reconstruction.budgets import Budget, budget_of, learns
 from optimum_mixq.stages.reconstruction.learn import learn_block
 from optimum_mixq.stages.reconstruction.losses import Loss, loss_of
 from optimum_mixq.stages.reconstruction.states import BlockStates
@@ -43,9 +43,9 @@ def start_reconstruction(
     that was stopped goes on from there.
     """
     options = config.reconstruction_options
-    budget = Budget(iterations=0) if options.reconstruction is None else budget_of(options.reconstruction)
-    if budget.iterations == 0:
+    if options.reconstruction is None or not learns(options.reconstruction):
         return None
+    budget = budget_of(options.reconstruction)
     seen, held_out = split_images(images)
     generator = torch.Generator().manual_seed(config.seed)
     loss = loss_of(options.reconstruction_loss)(model, [*seen, *held_out], generator)

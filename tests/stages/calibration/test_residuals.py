@@ -62,9 +62,9 @@ def test_targets_are_what_is_missing_to_the_float_models_sum(vit, monkeypatch):
         return original(run, unit, outputs, wanted, replay)
 
     original = blocks._calibrate_layers
-    for into, residual in ((plain, False), (seen, True)):
+    for into, reconstruction in ((plain, None), (seen, "light")):
         monkeypatch.setattr(blocks, "_calibrate_layers", lambda *given, into=into: keep(*given, into))
-        quantized = calibrate(vit, plan, [pixels], MixQConfig(bits=3), residual=residual)
+        quantized = calibrate(vit, plan, [pixels], MixQConfig(bits=3, reconstruction=reconstruction))
     assert seen.keys() == plain.keys()
     architecture = describe(vit)
     float_states, states = states_after_blocks(vit, pixels), states_after_blocks(quantized, pixels)
@@ -80,9 +80,9 @@ def test_hidden_states_come_nearer_to_the_float_models(name, arithmetic):
     model = make_model(name)
     plan, pixels, unseen = BitPlan.uniform(model, 3), random_pixels(model, 64), random_pixels(model, 32, seed=7)
     wanted, errors = states_after_blocks(model, unseen), []
-    for residual in (False, True):
-        config = MixQConfig(bits=3, arithmetic=arithmetic)
-        found = states_after_blocks(calibrate(model, plan, [pixels], config, residual=residual), unseen)
+    for reconstruction in (None, "light"):
+        config = MixQConfig(bits=3, arithmetic=arithmetic, reconstruction=reconstruction)
+        found = states_after_blocks(calibrate(model, plan, [pixels], config), unseen)
         last = describe(model).blocks[-1].name
         errors.append(float((found[last] - wanted[last]).square().mean()))
     assert errors[1] < errors[0]
@@ -106,10 +106,22 @@ def test_weights_that_mend_are_held_back_less_with_more_images(vit, monkeypatch)
     own = blocks._calibrate_block
 
     def note(run, floats, wanted):
-        ridges.append((wanted.options.ridge, wanted.ends.ridge))
+        ridges.append((wanted.options_of(run.block).ridge, wanted.options.ridge))
         return own(run, floats, wanted)
 
     monkeypatch.setattr(blocks, "_calibrate_block", note)
-    calibrate(vit, plan, [pixels], MixQConfig(ridge=0.8), residual=True)
     calibrate(vit, plan, [pixels], MixQConfig(ridge=0.8))
+    calibrate(vit, plan, [pixels], MixQConfig(ridge=0.8, reconstruction=None))
     assert set(ridges) == {(1.6, 0.8), (0.8, 0.8)}
+
+
+@pytest.mark.parametrize("name", ["dinov2", "beit", "swinv2"])
+def test_blocks_that_mend_nothing_are_calibrated_as_ever(name):
+    model = make_model(name)
+    assert not any(block.residuals for block in describe(model).blocks)
+    plan, pixels = BitPlan.uniform(model, 3), random_pixels(model, 4)
+    plain, mended = (
+        calibrate(model, plan, [pixels], MixQConfig(bits=3, reconstruction=reconstruction)).state_dict()
+        for reconstruction in (None, "light")
+    )
+    assert all(torch.equal(tensor, mended[key]) for key, tensor in plain.items())
