@@ -37,7 +37,13 @@ from optimum_mixq.utils.bits import Bits
 
 
 FILE = "reconstruction.jsonl"
-WAYS = {"none": None, "light": "light", "full": "full"}
+# The options that the ways stand for.
+WAYS: dict[str, dict[str, str | None]] = {
+    "none": {"reconstruction": None},
+    "light": {"reconstruction": "light"},
+    "full": {"reconstruction": "full", "reconstruction_loss": "output"},
+    "full by logits": {"reconstruction": "full", "reconstruction_loss": "logits"},
+}
 
 
 def main() -> None:
@@ -52,11 +58,11 @@ def main() -> None:
                     for images in counts:
                         for way in arguments.ways:
                             config = MixQConfig(
-                                bits=bits, arithmetic=arithmetic, reconstruction=WAYS[way],
+                                bits=bits, arithmetic=arithmetic, **WAYS[way],
                                 stem_and_head_bits=arguments.ends or 8,
                             )  # fmt: skip
                             plan = mixed_plan(name, bits, seed) if arguments.mixed else None
-                            measure(subject, config, plan, images, seed, arguments.decide)
+                            measure(subject, way, config, plan, images, seed, arguments.decide)
     print(table(), mixed_table(), sep="\n\n")
 
 
@@ -84,7 +90,9 @@ def mixed_plan(model: str, target: int, seed: int) -> BitPlan:
     return BitPlan({unit: Bits(*bits) for unit, bits in row["bits"].items()})
 
 
-def measure(subject: Subject, config: MixQConfig, mixed: BitPlan | None, count: int, seed: int, decide: bool) -> None:
+def measure(
+    subject: Subject, way: str, config: MixQConfig, mixed: BitPlan | None, count: int, seed: int, decide: bool
+) -> None:
     images = subject.calibration.roll(-32 * seed, 0)[:count]
     half = len(subject.labels) // 2
     part = slice(None, half) if decide else slice(half, None)
@@ -98,7 +106,7 @@ def measure(subject: Subject, config: MixQConfig, mixed: BitPlan | None, count: 
     result = score(logits_of(packed, pixels), labels, reference)
     row = {
         "model": subject.name, "bits": config.bits, "arithmetic": config.arithmetic, "calibration": count,
-        "way": config.reconstruction or "none", "ends": config.stem_and_head_bits, "seed": seed,
+        "way": way, "ends": config.stem_and_head_bits, "seed": seed,
         "plan": "mixed" if mixed else "uniform", "judged": "decide" if decide else "report",
         "float_top1": 100 * score(reference, labels).accuracy, "top1": 100 * result.accuracy, "kl": result.kl,
         "images": result.images, "seconds": seconds,

@@ -77,7 +77,8 @@ class MixQConfig(QuantizationConfigMixin):
             and at no further cost; "full" has its weights and grids learn from the calibration images as well, which
             need no labels, before the next block is calibrated; with None a layer mends its own error alone.
         reconstruction_loss: what blocks learn by: "output" is the error of the block's output, "fisher" weights it by
-            what each token and channel means to the logits.
+            what each token and channel means to the logits, and "logits" adds the divergence of the logits that the
+            float model makes of the block's output, which takes several times as long.
         trainable: the layers hold float weights with learned grids: a model in training, filled in likewise.
         plan: bits of each unit, filled in when a model is quantized.
         record: what was done, filled in likewise: the float model, the calibration images, package versions.
