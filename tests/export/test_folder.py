@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import random_pixels
 from exported_models import ALL_BUILDERS, build_random, pack
+from processors import SATURATES, WHY, needs_exact_sums
 from transformers import AutoConfig, AutoImageProcessor, ViTImageProcessorPil
 
 from optimum_mixq import BitPlan, MixQConfig, MixQQuantizer
@@ -33,6 +34,8 @@ def quantizer():
 
 @pytest.fixture(scope="module")
 def exported(quantizer, tmp_path_factory):
+    if SATURATES:
+        pytest.skip(WHY)
     folder, images = tmp_path_factory.mktemp("out"), list(random_pixels(quantizer.model, 5, seed=3).cpu())
     return {
         "onnx": quantizer.export("onnx", folder / "onnx"),
@@ -80,6 +83,7 @@ def test_a_folder_holds_what_a_pipeline_around_the_engine_needs(quantizer, expor
     assert hasattr(quantizer.quantized.config, "quantization_config")
 
 
+@needs_exact_sums
 def test_a_vit_is_exported_for_images_of_another_size(quantizer, tmp_path):
     result = quantizer.export("onnx", tmp_path / "out", weights="operand", image_size=24)
     pixels = torch.randn(3, 3, 24, 24, generator=torch.Generator().manual_seed(0))

@@ -31,4 +31,7 @@ def test_a_model_of_the_first_release_gives_the_same_logits(name):
     model = AutoModelForImageClassification.from_pretrained(FOLDER / name)
     with torch.no_grad():
         found = model(pixel_values=expected["pixel_values"]).logits
-    torch.testing.assert_close(found, expected[name], rtol=1e-5, atol=1e-6)
+    # They were made on a processor with AVX-512. Another one sums in another order, and a value that lies between two
+    # codes may go to either; a tensor that is read wrongly moves logits by tenths.
+    same = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    torch.testing.assert_close(found, expected[name], rtol=1e-5, atol=1e-6 if same else 5e-3)

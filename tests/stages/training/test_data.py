@@ -42,7 +42,7 @@ def test_other_tasks_than_one_class_train_on_their_labels(vit, problem_type, lab
     config = MixQConfig(bits=4, calibration_samples=4, batch_size=4)
     quantizer.train(loader, training, config, "uniform")
     losses = [epoch.loss for epoch in quantizer.history]
-    assert losses[-1] < 0.97 * losses[0]
+    assert losses[-1] < 0.99 * losses[0]
 
 
 def test_training_on_labels_names_one_that_is_no_class(vit):
