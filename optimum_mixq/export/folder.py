@@ -8,12 +8,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging
 
 from optimum_mixq.architectures.describe import configured_channels, configured_image_size, take_image_size
 from optimum_mixq.artifacts import PLAN_FILE, BitPlan
 from optimum_mixq.export.attention import attention_of
 from optimum_mixq.export.check import Check, CheckImages, check_engine, generated_images
 from optimum_mixq.export.conversion import convert
+from optimum_mixq.export.processor import saturates
 from optimum_mixq.export.targets import Target, target_of
 from optimum_mixq.export.tracing import trace
 from optimum_mixq.export.weights import LAYOUTS, lay_out_weights
@@ -24,6 +26,8 @@ from optimum_mixq.quant.packed import PackedLinear
 from optimum_mixq.utils.checks import require_one_of
 from optimum_mixq.utils.folders import appearing_folder, require_empty
 
+
+logger = logging.get_logger(__name__)
 
 GENERATED_IMAGES, CHECKED_IMAGES = 8, 64
 
@@ -79,6 +83,8 @@ def export_model(
         check = check_engine(chosen.load(unfinished), packed, converted, images)
         _require_passed(check, chosen)
         _write_description(unfinished, packed, plan, processor)
+    if saturates():
+        logger.warning("Sums of 8-bit products saturate on this CPU, which has no VNNI. %s", chosen.without_vnni)
     return Exported(output, target, megabytes, check)
 
 
@@ -115,8 +121,13 @@ def _require_packed(model: PreTrainedModel) -> None:
 
 
 def _require_passed(check: Check, target: Target) -> None:
-    if not check.passes:
-        raise ValueError(
-            f"The file for {target.name} was not kept: its logits are too far from PyTorch's ({check.describe()}). "
-            "Please open an issue with the model's name and the engine's version."
+    if check.passes:
+        return
+    problem = f"The file for {target.name} was not kept: its logits are too far from PyTorch's ({check.describe()})."
+    if saturates():
+        reason = (
+            f"The likely cause is this CPU without VNNI, where sums of 8-bit products saturate. {target.without_vnni}"
         )
+    else:
+        reason = "Please open an issue with the model's name and the engine's version."
+    raise ValueError(f"{problem} {reason}")

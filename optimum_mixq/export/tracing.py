@@ -31,7 +31,7 @@ def trace(model: PreTrainedModel, pixels: Tensor) -> "onnx_ir.Model":
     """
     with torch.no_grad(), _quiet():
         program = trace_with_transformers(model, pixels) if has_exporters() else trace_with_torch(model, pixels)
-    return _without_traces(program)
+    return _with_own_zero_points(_without_traces(program))
 
 
 def has_exporters() -> bool:
@@ -101,6 +101,29 @@ def _without_traces(program: "onnx_ir.Model") -> "onnx_ir.Model":
     for value in program.graph.initializers.values():
         value.metadata_props.clear()
     program.metadata_props.clear()
+    return program
+
+
+def _with_own_zero_points(program: "onnx_ir.Model") -> "onnx_ir.Model":
+    """Give each node a signed zero point of its own, in place.
+
+    ONNX Runtime 1.32 replaces those of products with a precise mode for CPUs without VNNI, and fails where two nodes
+    share one.
+    """
+    import onnx_ir
+
+    graph = program.graph
+    for name, value in list(graph.initializers.items()):
+        if value.dtype != onnx_ir.DataType.INT8:
+            continue
+        uses = [use for use in value.uses() if use.node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+        for count, use in enumerate((use for use in uses if use.idx == 2), start=1):
+            own = onnx_ir.Value(name=f"{name}.{count}", shape=value.shape, type=value.type)
+            own.const_value = onnx_ir.tensor(value.const_value.numpy(), name=own.name)
+            graph.register_initializer(own)
+            use.node.replace_input_with(use.idx, own)
+        if not value.uses() and uses:
+            del graph.initializers[name]
     return program
 
 

@@ -35,6 +35,7 @@ class Target(ABC):
     packages: ClassVar[tuple[str, ...]]  # what writing and checking need, by the names they are imported by
     extra: ClassVar[str]  # the extra of this package that installs them
     as_matrices: ClassVar[bool] = False  # whether the engine multiplies matrices faster than more dimensions
+    without_vnni: ClassVar[str] = "Use a CPU with VNNI."  # what to do where sums of 8-bit products saturate
 
     def require_packages(self) -> None:
         """Raise a ValueError that says what to install if a package is missing."""

@@ -28,6 +28,7 @@ class OpenVINOTarget(Target):
     extra = "openvino"
     # OpenVINO 2026.4 fails to move scales through some of the reshapes around matrices, such as those of a Swin-T.
     as_matrices = False
+    without_vnni = "OpenVINO has no mode that avoids it: use a CPU with VNNI, or export to 'onnx'."
 
     def write(self, program: "onnx_ir.Model", folder: Path) -> None:
         import onnx_ir
