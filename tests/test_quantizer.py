@@ -134,6 +134,7 @@ def test_a_budget_in_megabytes_is_kept_by_the_saved_file(vit, tmp_path):
         ({"overrides": {"*.fc2": 8, "*.fc1": 8}}, "No plan fits: the smallest possible average is"),
         ({"overrides": {"*.fcc2": 4}}, "The pattern '.*fcc2' in overrides matches no unit. Near: "),
         ({"exclude": ("block.0.*",)}, "The pattern 'block.0.*' in exclude matches no unit"),
+        ({"reconstruction": "full"}, "Expected at least 16 calibration images to reconstruct from, found 8"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_measured(vit, changes, message, monkeypatch):
@@ -141,6 +142,14 @@ def test_what_cannot_work_is_said_before_anything_is_measured(vit, changes, mess
     monkeypatch.setattr(measurements, "calibrate_variants", lambda *_: pytest.fail("something was calibrated"))
     with pytest.raises(ValueError, match=message):
         MixQQuantizer.from_pretrained(vit).quantize(dataclasses.replace(SMALL, **changes), random_pixels(vit, 12))
+
+
+def test_a_loss_that_does_not_fit_the_model_is_refused_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(measurements, "measure_relevance", lambda *_: pytest.fail("something was measured"))
+    model = make_model("dpt")
+    config = dataclasses.replace(SMALL, reconstruction="full", reconstruction_loss="logits", calibration_samples=16)
+    with pytest.raises(ValueError, match=r"also reads .* Set reconstruction_loss='output'"):
+        MixQQuantizer.from_pretrained(model).quantize(config, random_pixels(model, 16))
 
 
 def test_a_uniform_plan_keeps_overrides_and_exclusions(vit):

@@ -45,6 +45,7 @@ from optimum_mixq.stages.allocation.costs import measure_costs
 from optimum_mixq.stages.allocation.halves import add_certainty
 from optimum_mixq.stages.allocation.propose import WIDTHS_OF_A_SWEEP, best_plan
 from optimum_mixq.stages.evaluation import Evaluation
+from optimum_mixq.stages.reconstruction.reconstruct import require_reconstructible
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.loop import EpochResult
 from optimum_mixq.stages.training.objective import require_lesson
@@ -169,6 +170,7 @@ class MixQQuantizer(OptimumQuantizer):
         plan = open_plan(plan, self.model)
         images = open_images(dataset, self.model, self.processor, "calibration", split)
         calibration = self.selection.calibration(images, config)
+        require_reconstructible(self.model, calibration, config)
         given = settle_plan(plan, self.model, config, calibration)
         work = None if target is None else work_folder(target)
         if given is not None:
@@ -208,6 +210,7 @@ class MixQQuantizer(OptimumQuantizer):
             images = open_images(images, self.model, self.processor, "evaluation")
         images = watch(images)
         calibration = self.selection.calibration(images, config)
+        require_reconstructible(self.model, calibration, config)
         chosen = self.plan if plan is None else settle_plan(plan, self.model, config, calibration)
         held: list[Batch] = []
         if evaluation is not None:

@@ -30,13 +30,18 @@ class LogitsLoss(Loss):
 
     name = "logits"
 
+    @classmethod
+    def objection(cls, model: PreTrainedModel) -> str | None:
+        taps = describe(model).taps
+        if not taps:
+            return None
+        return (
+            f"Expected a model whose last block alone leads to its output with reconstruction_loss='{cls.name}', "
+            f"found one that also reads {', '.join(taps)}. Set reconstruction_loss='output'."
+        )
+
     def __init__(self, model: PreTrainedModel, images: Sequence[Tensor], generator: torch.Generator) -> None:
         self.model, self.architecture = model, describe(model)
-        if self.architecture.taps:
-            raise ValueError(
-                "Expected a model whose last block alone leads to its output with reconstruction_loss='logits', found "
-                f"one that also reads {', '.join(self.architecture.taps)}. Set reconstruction_loss='output'."
-            )
         self.output = OutputLoss(model, images, generator)
         with measuring(model), torch.no_grad():
             batches = [pixels.to(model.device, model.dtype) for pixels in images]

@@ -21,6 +21,11 @@ class Loss(ABC):
 
     name: ClassVar[str]
 
+    @classmethod
+    def objection(cls, model: PreTrainedModel) -> str | None:
+        """Return why the loss cannot be measured for a model and what to set instead, or None if it can."""
+        return None
+
     @abstractmethod
     def __init__(self, model: PreTrainedModel, images: Sequence[Tensor], generator: torch.Generator) -> None:
         """Measure what the loss needs of the float model; what is random comes from the generator."""

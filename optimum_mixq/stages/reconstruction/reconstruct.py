@@ -29,6 +29,22 @@ HELD_OUT_SHARE = 8
 FEWEST_IMAGES = 16
 
 
+def require_reconstructible(model: PreTrainedModel, images: Sequence[Tensor], config: MixQConfig) -> None:
+    """Raise a ValueError if blocks are to learn, and the images are too few or the loss does not fit the model."""
+    options = config.reconstruction_options
+    if not learns(options.reconstruction):
+        return
+    count = sum(map(len, images))
+    if count < FEWEST_IMAGES:
+        raise ValueError(
+            f"Expected at least {FEWEST_IMAGES} calibration images to reconstruct from, found {count}. Add images or "
+            "raise calibration_samples; or set reconstruction='light', which takes any number."
+        )
+    objection = loss_of(options.reconstruction_loss).objection(model)
+    if objection is not None:
+        raise ValueError(objection)
+
+
 def start_reconstruction(
     model: PreTrainedModel,
     plan: BitPlan,
@@ -45,6 +61,7 @@ def start_reconstruction(
     options = config.reconstruction_options
     if options.reconstruction is None or not learns(options.reconstruction):
         return None
+    require_reconstructible(model, images, config)
     budget = budget_of(options.reconstruction)
     seen, held_out = split_images(images)
     generator = torch.Generator().manual_seed(config.seed)
@@ -61,14 +78,8 @@ def start_reconstruction(
 
 def split_images(images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the batches that blocks learn from, and those of the last images, which are held out."""
-    count = sum(map(len, images))
-    if count < FEWEST_IMAGES:
-        raise ValueError(
-            f"Expected at least {FEWEST_IMAGES} calibration images to reconstruct from, found {count}. Add images or "
-            "raise calibration_samples; or leave out reconstruction."
-        )
     every, size = torch.cat(list(images)), max(map(len, images))
-    seen = count - count // HELD_OUT_SHARE
+    seen = len(every) - len(every) // HELD_OUT_SHARE
     return list(every[:seen].split(size)), list(every[seen:].split(size))
 
 

@@ -68,6 +68,7 @@ def test_the_float_model_learns_nothing_from_it(monkeypatch):
 
 
 def test_a_model_whose_head_reads_several_blocks_is_refused_by_their_names():
-    model = make_model("dpt")
+    model, config = make_model("dpt"), MixQConfig(reconstruction="full", reconstruction_loss="logits")
     with pytest.raises(ValueError, match=r"whose last block alone leads .* also reads .* Set reconstruction_loss="):
-        LogitsLoss(model, [random_pixels(model, 2)], torch.Generator())
+        prepare(model, BitPlan.uniform(model, 3), [random_pixels(model, 16)], config)
+    assert LogitsLoss.objection(make_model("vit")) is None
