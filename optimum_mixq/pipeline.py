@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from optimum_mixq.architectures.measuring import on_fitting_threads, threads_for
 from optimum_mixq.artifacts import BitPlan, Known, LayerRelevance, SensitivityTable
@@ -30,6 +31,9 @@ from optimum_mixq.stages.sensitivity.registry import FIRST_CHECK
 from optimum_mixq.stages.training.config import MixQTrainingConfig
 from optimum_mixq.stages.training.groups import suit_rates
 from optimum_mixq.stages.training.loop import EpochResult, train
+
+
+logger = logging.get_logger(__name__)
 
 
 @on_fitting_threads
@@ -63,12 +67,36 @@ def prepare(
 ) -> PreTrainedModel:
     """Return a copy of `model` with the bits of `plan`, whose layers and attention are fake-quantized.
 
-    Blocks learn one after another if the configuration has them learn.
+    Blocks learn one after another if the configuration has them learn. If that leads the whole model away, they have
+    not learned.
     """
     learn = start_reconstruction(model, plan, calibration_images, config, work)
-    images = calibration_images if learn is None else learn.images
+    if learn is not None:
+        learned = calibrate(model, plan, learn.images, config, description, learn)
+        rival = calibrate(model, plan, learn.images, config, "Calibrating without learning, to compare")
+        if learning_helped(model, learned, rival, learn.held_out, config.temperature):
+            return learned
     # Ranges, folding, rounding.
-    return calibrate(model, plan, images, config, description, learn)
+    return calibrate(model, plan, calibration_images, config, description)
+
+
+def learning_helped(
+    model: PreTrainedModel,
+    learned: PreTrainedModel,
+    calibrated: PreTrainedModel,
+    held_out: Sequence[Tensor],
+    temperature: float,
+) -> bool:
+    """Return whether the model that learned is nearer to the float one on held-out images than the calibrated one.
+
+    `held_out` are batches (B, C, H, W), and logits are divided by the temperature, so that all images have a say.
+    Blocks that come nearer one by one may lead the logits away.
+    """
+    models, batches = {"learned": learned, "calibrated": calibrated}, [Batch(pixels, None, ()) for pixels in held_out]
+    damages = measure_divergences(model, models, batches, temperature, lambda _: True, sum(map(len, held_out)))
+    distances = {name: float(damage.mean()) for name, damage in damages.items()}
+    logger.info("Divergence on held-out images: %(learned).4g learned, %(calibrated).4g calibrated.", distances)
+    return distances["learned"] < distances["calibrated"]
 
 
 @dataclass(frozen=True)

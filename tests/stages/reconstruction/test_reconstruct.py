@@ -7,10 +7,11 @@ import torch
 from conftest import make_model, random_pixels
 from transformers import AutoModelForImageClassification
 
+from optimum_mixq import pipeline
 from optimum_mixq.architectures.describe import describe
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.config import MixQConfig
-from optimum_mixq.pipeline import prepare, quantize_model
+from optimum_mixq.pipeline import learning_helped, prepare, quantize_model
 from optimum_mixq.quant.learned import LearnedAttention, LearnedLinear
 from optimum_mixq.stages.calibration.blocks import calibrate
 from optimum_mixq.stages.packing import make_trainable, pack
@@ -28,6 +29,7 @@ SHORT = Budget(iterations=12, batch_size=8)
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setitem(BUDGETS, "full", SHORT)
+    monkeypatch.setattr(pipeline, "learning_helped", lambda *_: True)  # tests of it are below
 
 
 def options(**given):
@@ -162,6 +164,27 @@ def test_an_eighth_of_the_images_is_held_out():
     assert torch.cat(seen).flatten().tolist() == list(range(88))
     assert torch.cat(held).flatten().tolist() == list(range(88, 100))
     assert max(map(len, seen)) <= 32
+
+
+def test_a_model_that_learning_leads_away_is_calibrated_on_all_images_instead(vit, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pipeline, "learning_helped", lambda *given: asked.append(given))
+    plan, pixels = BitPlan.uniform(vit, 3), random_pixels(vit, 32)
+    found = prepare(vit, plan, [pixels], options()).state_dict()
+    expected = prepare(vit, plan, [pixels], options(reconstruction="light")).state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    ((model, learned, calibrated, held_out, temperature),) = asked
+    assert model is vit and torch.equal(torch.cat(held_out), pixels[28:]) and temperature == options().temperature
+    assert any(isinstance(module, LearnedLinear) for module in learned.modules())
+    rival = prepare(vit, plan, [pixels[:28]], options(reconstruction="light"))
+    assert torch.equal(logits(calibrated, pixels), logits(rival, pixels))
+
+
+def test_of_two_models_the_one_nearer_to_the_float_model_is_told(vit):
+    held_out = list(random_pixels(vit, 8).split(4))
+    near, far = (calibrate(vit, BitPlan.uniform(vit, bits), held_out, options()) for bits in (8, 2))
+    assert learning_helped(vit, near, far, held_out, 4.0) and not learning_helped(vit, far, near, held_out, 4.0)
+    assert not learning_helped(vit, near, near, held_out, 4.0)
 
 
 def test_too_few_images_to_learn_from_are_refused(vit):
