@@ -196,7 +196,7 @@ def table() -> str:
         "| trained | minutes |",
         "|---" * 9 + "|",
     ]
-    found = [row for row in rows if row["kind"] == "accuracy"]
+    found = [row for name in DEMO_MODELS for row in rows if row["kind"] == "accuracy" and row["model"] == name]
     for row in found:
         lines.append(
             f"| {row['model']} | {row['setting']} | {row['reconstruction'] or 'none'} "

@@ -141,6 +141,7 @@ def train_model(
     dataset_name: str | None = None,
 ) -> tuple[PreTrainedModel, list[EpochResult]]:
     """Return a packed copy of `model` with the bits of `plan`, trained on `training_images`, and how that went."""
+    config = _start_of_training(config)
     prepared = prepare(model, plan, calibration_images, config, work=work)  # 4: where training starts
     trainable = make_trainable(prepared)
     training = suit_rates(trainable, training)
@@ -158,8 +159,17 @@ def prepare_for_training(
     transformers' `Trainer` takes it, `save_pretrained` and `from_pretrained` keep it trainable, and `pack_trained`
     ends it.
     """
+    config = _start_of_training(config)
     trainable = make_trainable(prepare(model, plan, calibration_images, config)).train()
     return attach(trainable, plan, config, write_record(model, calibration_images, None), trainable=True)
+
+
+def _start_of_training(config: MixQConfig) -> MixQConfig:
+    """Return the configuration without layers that mend what came before them, unless blocks are to learn.
+
+    Models start nearer to float with them, and end farther from it: docs/decisions.md has the numbers.
+    """
+    return config if learns(config.reconstruction) else replace(config, reconstruction=None)
 
 
 def pack_trained(model: PreTrainedModel) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from optimum_mixq import MixQConfig, measurements, pipeline
 from optimum_mixq.artifacts import BitPlan
 from optimum_mixq.images.batches import Batch
 from optimum_mixq.measurements import Measurements
-from optimum_mixq.pipeline import choose, choose_plan, finish_choice, quantize_model
+from optimum_mixq.pipeline import choose, choose_plan, finish_choice, prepare_for_training, quantize_model
 from optimum_mixq.stages.allocation import costs
 from optimum_mixq.stages.allocation.halves import add_certainty
 from optimum_mixq.stages.allocation.propose import objectives
@@ -91,3 +91,19 @@ def test_plans_with_the_same_bits_are_packed_once(monkeypatch):
     plan, _ = pipeline.compare_plans(measured, plans)
     assert len(calls) == 2 and plan.provenance["compared"]["one"] == plan.provenance["compared"]["same"]
     assert plan.provenance["chosen"] == "one" and plan.bits == plans["one"].bits
+
+
+def test_training_starts_from_layers_that_mend_nothing_unless_blocks_are_to_learn(monkeypatch):
+    model, prepare, asked = make_model("vit"), pipeline.prepare, []
+
+    def watched(model, plan, images, config):
+        asked.append(config.reconstruction)
+        return prepare(model, plan, images, replace(config, reconstruction=None))
+
+    monkeypatch.setattr(pipeline, "prepare", watched)
+    plan, images = BitPlan.uniform(model, 3), [random_pixels(model, 4)]
+    starts = [
+        prepare_for_training(model, plan, images, replace(CONFIG, reconstruction=way)) for way in ("light", "full")
+    ]
+    assert asked == [None, "full"]
+    assert [start.config.quantization_config.reconstruction for start in starts] == asked

@@ -75,7 +75,8 @@ class MixQConfig(QuantizationConfigMixin):
         balance: even out the channels of query and key between the two, which is exact before rounding.
         reconstruction: "light" has each block also mend what those before it did to the hidden states, in closed form
             and at no further cost; "full" has its weights and grids learn from the calibration images as well, which
-            need no labels, before the next block is calibrated; with None a layer mends its own error alone.
+            need no labels, before the next block is calibrated; with None a layer mends its own error alone, which is
+            also where training starts unless blocks are to learn first.
         reconstruction_loss: what blocks learn by: "output" is the error of the block's output, "fisher" weights it by
             what each token and channel means to the logits, and "logits" adds the divergence of the logits that the
             float model makes of the block's output, which takes several times as long.
