@@ -365,7 +365,9 @@ def test_training_goes_on_from_the_plan_and_saves_what_loads_again(vit, tmp_path
     with torch.inference_mode():
         expected, found = (model(pixel_values=pixels).logits for model in (packed, reloaded))
     assert torch.equal(found, expected)
-    record = reloaded.config.quantization_config.record["training"]
+    config = reloaded.config.quantization_config
+    assert config.reconstruction is None  # where training starts
+    record = config.record["training"]
     assert record["epochs"] == 2 and len(record["history"]) == 2
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
